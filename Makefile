@@ -1,0 +1,51 @@
+# make demo: the environment, then the demo.   make test: lint, types, tests (under 4 minutes).   make test-slow: campaigns.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: demo test test-slow check data bench clean
+
+demo: .venv/run
+	$(BIN)/largebatch demo
+
+test: .venv/dev data check
+	$(BIN)/pytest -n 2 --dist worksteal
+
+test-slow: .venv/dev data
+	$(BIN)/pytest -m slow
+
+check: .venv/dev
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/pyright
+
+# What the package needs to run.
+.venv/run: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --constraint constraints.txt torch
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable .
+	touch $@
+
+# And what its developers need.
+.venv/dev: .venv/run
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+# Fashion-MNIST as a Debian package, where apt is at hand; tests that need it say so and skip where it is not.
+data:
+	@test -d /usr/share/datasets/fashion-mnist || ! command -v apt-get >/dev/null || \
+	  { apt-get update -qq && apt-get install -y -qq dataset-fashion-mnist; } || \
+	  echo "Fashion-MNIST is not here: its tests will be skipped (apt-get install dataset-fashion-mnist)"
+
+# The peers that benchmarks compare with live in an environment of their own.
+.venv-bench/done: benchmarks/requirements.txt constraints.txt
+	$(PYTHON) -m venv .venv-bench
+	.venv-bench/bin/pip install --quiet --constraint constraints.txt torch
+	.venv-bench/bin/pip install --quiet --constraint constraints.txt --requirement benchmarks/requirements.txt --editable .
+	touch $@
+
+bench: .venv-bench/done data
+	.venv-bench/bin/python benchmarks/train_speed.py
+	.venv-bench/bin/python benchmarks/ghost_batchnorm.py
+
+clean:
+	rm -rf .venv .venv-bench

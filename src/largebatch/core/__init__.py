@@ -1,0 +1,95 @@
+"""The torch nouns: tasks, risks, ghosts, ranks, seeds, observers, checkpoints."""
+
+from largebatch.core._batchnorm import (
+    BatchNormMode,
+    GhostBatchNorm,
+    batch_norm_mode,
+    commit_statistics,
+    coupled_layers,
+    discard_statistics,
+    frozen_statistics,
+    has_batch_norm,
+    pending_statistics,
+    reestimate,
+    swap_batchnorm,
+)
+from largebatch.core._checkpoint import (
+    Checkpoint,
+    latest_checkpoint,
+    prune_checkpoints,
+    read_checkpoint,
+    write_checkpoint,
+)
+from largebatch.core._collective import GradientSum, World, world_from_environment
+from largebatch.core._dropout import KeyedDropout, swap_dropout
+from largebatch.core._loading import Loader
+from largebatch.core._observe import EpochView, Observer, Partials, Request, View
+from largebatch.core._params import distance, flatten, squared_norm, unflatten
+from largebatch.core._risk import Risk
+from largebatch.core._sampler import cut, ghost_sizes, permutation, rank_share
+from largebatch.core._seeds import derive, generator, seed_default, uniform_per_sample
+from largebatch.core._task import (
+    Data,
+    Loss,
+    Metric,
+    Task,
+    accuracy,
+    cross_entropy,
+    data_size,
+    token_cross_entropy,
+    total,
+    weigh,
+)
+
+__all__ = [
+    "BatchNormMode",
+    "Checkpoint",
+    "Data",
+    "EpochView",
+    "GhostBatchNorm",
+    "GradientSum",
+    "KeyedDropout",
+    "Loader",
+    "Loss",
+    "Metric",
+    "Observer",
+    "Partials",
+    "Request",
+    "Risk",
+    "Task",
+    "View",
+    "World",
+    "accuracy",
+    "batch_norm_mode",
+    "commit_statistics",
+    "coupled_layers",
+    "cross_entropy",
+    "cut",
+    "data_size",
+    "derive",
+    "discard_statistics",
+    "distance",
+    "flatten",
+    "frozen_statistics",
+    "generator",
+    "ghost_sizes",
+    "has_batch_norm",
+    "latest_checkpoint",
+    "pending_statistics",
+    "permutation",
+    "prune_checkpoints",
+    "rank_share",
+    "read_checkpoint",
+    "reestimate",
+    "seed_default",
+    "squared_norm",
+    "swap_batchnorm",
+    "swap_dropout",
+    "token_cross_entropy",
+    "total",
+    "unflatten",
+    "uniform_per_sample",
+    "weigh",
+    "world_from_environment",
+    "write_checkpoint",
+]

@@ -1,0 +1,30 @@
+"""Parameters as one vector: distances and norms over lists of tensors, without a copy where torch allows."""
+
+from collections.abc import Iterable, Sequence
+
+import torch
+from torch import Tensor
+
+__all__ = ["distance", "flatten", "squared_norm", "unflatten"]
+
+
+def flatten(tensors: Iterable[Tensor]) -> Tensor:
+    """One (P,) vector of all entries, in order."""
+    return torch.cat([tensor.reshape(-1) for tensor in tensors])
+
+
+def unflatten(vector: Tensor, like: Sequence[Tensor]) -> list[Tensor]:
+    """Views of `vector` (P,) with the shapes of `like`."""
+    parts = torch.split(vector, [tensor.numel() for tensor in like])
+    return [part.view_as(tensor) for part, tensor in zip(parts, like, strict=True)]
+
+
+def squared_norm(tensors: Sequence[Tensor]) -> Tensor:
+    """Sum of squares over all tensors, 0-D, on their device: no host synchronisation."""
+    norms = torch._foreach_norm(list(tensors))
+    return torch.stack(norms).square().sum()
+
+
+def distance(a: Sequence[Tensor], b: Sequence[Tensor]) -> Tensor:
+    """Euclidean ‖a − b‖ over all tensors, 0-D."""
+    return squared_norm(torch._foreach_sub(list(a), list(b))).sqrt()

@@ -1,0 +1,24 @@
+"""Results as values, and the files they are kept in. No torch."""
+
+from largebatch.results._folder import RunFolder, run_digest
+from largebatch.results._json import decode, encode, json_text, read_json, write_json
+from largebatch.results._result import Estimate, Result
+from largebatch.results._stats import mean_interval, paired_difference
+from largebatch.results._table import Cell, Column, Table
+
+__all__ = [
+    "Cell",
+    "Column",
+    "Estimate",
+    "Result",
+    "RunFolder",
+    "Table",
+    "decode",
+    "encode",
+    "json_text",
+    "mean_interval",
+    "paired_difference",
+    "read_json",
+    "run_digest",
+    "write_json",
+]

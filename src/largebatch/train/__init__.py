@@ -1,0 +1,36 @@
+"""Train a recipe at any batch, on any number of workers; and its parts, for loops of one's own."""
+
+from largebatch.train._augment import build_augmentation
+from largebatch.train._execution import Execution
+from largebatch.train._identity import build_model, identity
+from largebatch.train._launch import launch, leave_with_parent
+from largebatch.train._layerwise import LAMB, LARS
+from largebatch.train._log import RunLog
+from largebatch.train._loop import fit
+from largebatch.train._multipass import SAM, Proximal
+from largebatch.train._optim import build_optimizer
+from largebatch.train._preview import Preview, preview
+from largebatch.train._run import Run
+from largebatch.train._scheduler import build_scheduler
+from largebatch.train._tensorboard import TensorBoard
+
+__all__ = [
+    "LAMB",
+    "LARS",
+    "SAM",
+    "Execution",
+    "Preview",
+    "Proximal",
+    "Run",
+    "RunLog",
+    "TensorBoard",
+    "build_augmentation",
+    "build_model",
+    "build_optimizer",
+    "build_scheduler",
+    "fit",
+    "identity",
+    "launch",
+    "leave_with_parent",
+    "preview",
+]

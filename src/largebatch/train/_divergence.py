@@ -1,0 +1,81 @@
+"""When a run has diverged: judged from its losses alone, so that a quiet 17 % accuracy is not reported as a result.
+
+Diverged = a loss that is not finite, or a median train loss of an epoch ≥ 0.9 × the trivial loss, in any epoch after the
+second or in the last one. The trivial loss is that of predicting the class frequencies; where a task has none, the loss
+at the start. The step named is the first whose loss exceeds 3 × the initial one.
+"""
+
+import math
+from dataclasses import dataclass
+from statistics import median
+
+import torch
+
+from largebatch.core import Task
+
+__all__ = ["LossHistory", "trivial_loss"]
+
+
+@dataclass
+class LossHistory:
+    """What the judgement needs of the past; part of the checkpoint."""
+
+    initial: float | None = None
+    first_excess: int | None = None  # update whose loss first exceeded 3 × the initial one
+
+    def judge(self, losses: list[float], first_update: int, *, epoch: int, is_last: bool, trivial: float | None) -> str:
+        """Why the run has diverged, in words, or "" if it has not.
+
+        Args:
+            losses: of consecutive updates, the first of which is number `first_update`; a whole epoch for the median.
+            epoch: counted from 0; negative while the epoch is not complete, when only non-finite losses count.
+            trivial: loss of predicting the class frequencies, None where there is none.
+        """
+        if not losses:
+            return ""
+        if self.initial is None:
+            self.initial = losses[0]
+        for update, loss in enumerate(losses, first_update):
+            if self.first_excess is None and loss > 3 * self.initial:
+                self.first_excess = update
+            if not math.isfinite(loss):
+                return f"diverged at step {self._named(update)}: the loss is {loss} at step {update}{self._spike()}"
+        reference = self.initial if trivial is None else trivial
+        if epoch >= 0 and (epoch >= 2 or is_last) and median(losses) >= 0.9 * reference:
+            kind = "the loss at the start" if trivial is None else "predicting the class frequencies"
+            return (
+                f"diverged at step {self._named(first_update)}: median train loss {median(losses):.3g} in epoch "
+                f"{epoch + 1} is no better than 0.9 × {reference:.3g}, {kind}{self._spike()}"
+            )
+        return ""
+
+    def _named(self, update: int) -> int:
+        return update if self.first_excess is None else self.first_excess
+
+    def _spike(self) -> str:
+        return "" if self.first_excess is None else f"; step {self.first_excess} was the first above 3 × the initial loss"
+
+
+def trivial_loss(task: Task) -> float | None:
+    """Loss of predicting the training set's class frequencies, by the task's own loss; None where it has no classes.
+
+    Classes are int64 targets: (n,) or, per token, (n, tokens); of a data set, its `targets`.
+    """
+    targets = task.train[1] if isinstance(task.train, tuple) else getattr(task.train, "targets", None)
+    if targets is None:
+        return None
+    targets = torch.as_tensor(targets).cpu()
+    if targets.dtype != torch.int64 or targets.dim() not in (1, 2):
+        return None
+    counts = torch.bincount(targets[targets >= 0].reshape(-1)).double()
+    classes = len(counts)
+    middle = (1,) * (targets.dim() - 1)
+    frequencies = counts / counts.sum()
+    logits = frequencies.clamp_min(1e-30).log().view(1, *middle, classes).expand(classes, *middle, classes)
+    try:
+        result = task.loss(logits, torch.arange(classes).view(classes, *middle))
+    except (RuntimeError, ValueError, TypeError, IndexError):
+        return None  # a loss over something other than one logit for each class
+    values = result[0] if isinstance(result, tuple) else result
+    loss = float((frequencies * values.reshape(-1)).sum()) if values.numel() == classes else math.nan
+    return loss if math.isfinite(loss) else None

@@ -1,0 +1,80 @@
+"""Who a run is: the digest of what decides its result. Work done is never done again, and stale work never used."""
+
+import hashlib
+import inspect
+
+import torch
+from torch import Tensor, nn
+
+import largebatch
+from largebatch.core import Data, Task, data_size, derive
+from largebatch.recipe import Recipe
+from largebatch.results import run_digest
+
+__all__ = ["build_model", "identity"]
+
+PROBED_ITEMS = 64  # of a data set on disk: hashing all of ImageNet would take longer than many runs
+
+
+def build_model(task: Task, seed: int) -> nn.Module:
+    """The initial model: depends on the task's factory and the seed alone, so runs that differ otherwise pair."""
+    devices = list(range(torch.cuda.device_count()))
+    with torch.random.fork_rng(devices=devices):
+        torch.manual_seed(derive(seed, "weights"))
+        model = task.model()
+    if not isinstance(model, nn.Module):
+        raise TypeError(
+            f"task {task.name}: expected `model` to be a factory that returns an nn.Module, got {type(model).__name__}"
+        )
+    return model
+
+
+def identity(task: Task, recipe: Recipe, seed: int, model: nn.Module) -> str:
+    """Digest of the task's source, data, initial weights, recipe, seed and the package's version."""
+    weights = hashlib.blake2b(digest_size=16)
+    for name, tensor in model.state_dict().items():
+        weights.update(name.encode())
+        _add_tensor(weights, tensor)
+    recipe_fields = recipe.to_json(with_changes=False)
+    return run_digest(
+        task=task.name,
+        source=task.source or _source_of(task),
+        train=_data_digest(task.train),
+        test=_data_digest(task.test),
+        validation=None if task.validation is None else _data_digest(task.validation),
+        weights=weights.hexdigest(),
+        recipe=recipe_fields,
+        seed=seed,
+        version=largebatch.__version__,
+    )
+
+
+def _source_of(task: Task) -> str:
+    parts: list[str] = []
+    for function in (task.model, task.loss, *task.metrics.values()):
+        try:
+            parts.append(inspect.getsource(function))
+        except (OSError, TypeError):  # built in a shell, or a partial
+            parts.append(getattr(function, "__qualname__", type(function).__qualname__))
+    return "\n".join(parts)
+
+
+def _data_digest(data: Data) -> str:
+    digest = hashlib.blake2b(digest_size=16)
+    if isinstance(data, tuple):
+        for tensor in data:
+            _add_tensor(digest, tensor)
+    else:
+        size = data_size(data)
+        digest.update(f"{type(data).__qualname__} {size}".encode())
+        with torch.random.fork_rng(devices=[]):
+            for index in range(0, size, max(1, size // PROBED_ITEMS)):
+                torch.manual_seed(index)
+                for value in data[index]:
+                    _add_tensor(digest, torch.as_tensor(value))
+    return digest.hexdigest()
+
+
+def _add_tensor(digest: "hashlib._Hash", tensor: Tensor) -> None:
+    digest.update(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
+    digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
