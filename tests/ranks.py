@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 CONTEXT = mp.get_context("forkserver")  # torch is imported once, before any thread exists
-CONTEXT.set_forkserver_preload(["largebatch.train", "largebatch.tasks", "ranks"])
+CONTEXT.set_forkserver_preload(["torch._dynamo", "largebatch.train", "largebatch.tasks"])  # torch.optim wants _dynamo
 
 
 def run_ranks(function: Callable[..., Any], size: int, *arguments: Any) -> list[Any]:

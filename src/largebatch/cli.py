@@ -11,7 +11,7 @@ import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import largebatch
 
@@ -45,7 +45,7 @@ class TrainCommand:
         rule: how the learning rate follows the batch. Default: linear for SGD, square root for Adam and LAMB.
         budget: equal epochs, or equal updates (a larger batch then sees more samples).
         warmup: gradual warmup from the small-batch rate where the batch grows, or none.
-        set: change one field after everything else, e.g. --set recipe.lr=0.2 recipe.duration=30ep.
+        set: change one field after everything else, e.g. --set recipe.lr=0.2 --set recipe.duration=30ep.
         seed: initial weights, order of the data, augmentation, dropout.
         out: run folder; {task} and {digest} are filled in.
         workers: processes on this machine; under torchrun leave it out.
@@ -60,7 +60,7 @@ class TrainCommand:
         json: print the result as JSON on stdout.
     """
 
-    task: Annotated[str, "positional"]
+    task: str
     batch: int | None = None
     rule: Literal["linear", "sqrt", "none"] | None = None
     budget: Literal["epochs", "updates"] = "epochs"
@@ -128,14 +128,15 @@ def _run(command_type: type, action: Callable[[Any], int], verb: str, rest: list
     import tyro
 
     try:
-        command = tyro.cli(command_type, args=rest, prog=f"largebatch {verb}")
+        markers = (tyro.conf.PositionalRequiredArgs, tyro.conf.UseAppendAction, tyro.conf.FlagCreatePairsOff)
+        command = tyro.cli(command_type, args=rest, prog=f"largebatch {verb}", config=markers)
     except SystemExit as stop:
         return int(stop.code or 0)
     try:
         return action(command)
     except KeyboardInterrupt:
         return 130
-    except (ValueError, OSError, ModuleNotFoundError) as error:
+    except (ValueError, TypeError, OSError, ModuleNotFoundError, RuntimeError) as error:
         if not _is_ours(error) or os.environ.get("LARGEBATCH_TRACEBACK"):
             raise
         return _fail(str(error))
@@ -148,6 +149,7 @@ def _train(command: TrainCommand, words: list[str]) -> int:
     if command.workers != 1 and "RANK" not in os.environ and not command.dry_run:
         return train.launch(words, command.workers)
     from largebatch import tasks
+    from largebatch.core import data_size
 
     task = tasks.find(command.task)
     recipe = _recipe(command, task.recipe)
@@ -161,7 +163,7 @@ def _train(command: TrainCommand, words: list[str]) -> int:
     is_first = os.environ.get("RANK", "0") == "0"
     if is_first:
         sys.stderr.write(_describe_changes(recipe))
-        for warning in recipe.warnings(train.data_size(task.train)):
+        for warning in recipe.warnings(data_size(task.train)):
             sys.stderr.write(f"warning: {warning}\n")
     observers = [train.TensorBoard(command.tensorboard)] if command.tensorboard and is_first else []
     run = train.fit(

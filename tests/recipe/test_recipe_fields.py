@@ -78,6 +78,12 @@ def test_three_mistakes_are_told_at_once():
     assert "did you mean 'sgd'" in lines[2]
 
 
+def test_an_error_survives_its_way_out_of_a_worker():
+    with pytest.raises(ValueError, match="recipe: 2 mistakes") as caught:
+        Recipe(256, lr=0, eps=0)
+    assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)  # noqa: S301
+
+
 @given(st.sets(st.sampled_from(["lr", "optimizer", "momentum", "eps", "duration", "precision", "augment"]), min_size=1))
 @settings(deadline=None)
 def test_every_mistake_is_told_and_nothing_else(names):

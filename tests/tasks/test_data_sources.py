@@ -111,6 +111,11 @@ def test_a_file_that_the_server_lacks_is_reported_with_its_address(server: Threa
     assert list((home / "set").iterdir()) == []
 
 
+def test_a_host_that_is_not_there_is_reported_at_once() -> None:
+    with pytest.raises(FileNotFoundError, match=r"http://127\.0\.0\.1:1/a\.gz \(ConnectionError: "):
+        Source("set", {"a.gz": "0" * 32}, url="http://127.0.0.1:1/").locate()
+
+
 def test_a_server_that_does_not_answer_is_given_up(
     server: ThreadingHTTPServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:

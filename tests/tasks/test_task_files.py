@@ -77,13 +77,19 @@ def test_the_file_may_define_dataclasses(file: Path) -> None:
 
 def test_an_edited_file_is_read_again(file: Path) -> None:
     load(f"{file}:task")
-    file.write_text(GOOD.replace('"mine"', '"edited"'))
-    assert load(f"{file}:task").name == "edited"
+    file.write_text(GOOD.replace('"mine"', '"ours"'))  # of the same length, in the same second
+    task = load(f"{file}:task")
+    assert task.name == "ours"
+    assert '"ours"' in task.source
+    assert not (file.parent / "__pycache__").exists()
 
 
 def test_a_missing_file(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"gone\.py:task: expected a Python file .*gone\.py, found none in "):
+    with pytest.raises(FileNotFoundError, match=r"expected path/to/file\.py:name, found no Python file .*gone\.py in "):
         load(f"{tmp_path}/gone.py:task")
+    (tmp_path / "notes.txt").write_text(GOOD)
+    with pytest.raises(FileNotFoundError, match=r"found no Python file .*notes\.txt"):
+        load(f"{tmp_path}/notes.txt:task")
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ _ROUNDING = 1e-9
 def updates_per_epoch(train_size: int, batch_size: int) -> int:
     """How many batches an epoch has; at least 1, also where the data are fewer than the batch."""
     full, rest = divmod(train_size, batch_size)
-    if rest == 1 and batch_size > 1 and full > 0:
+    if rest == 1 and full > 0:
         return full
     return full + (rest > 0)
 

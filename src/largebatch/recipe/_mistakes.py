@@ -34,5 +34,5 @@ def located(place: str, error: ValueError) -> list[str]:
 
 def did_you_mean(given: object, names: Iterable[str]) -> str:
     """The ending "; did you mean 'sgd'?" where one of the names is near, else nothing."""
-    near = difflib.get_close_matches(str(given), list(names), n=1)
+    near = difflib.get_close_matches(str(given).lower(), list(names), n=1)
     return f"; did you mean {near[0]!r}?" if near else ""

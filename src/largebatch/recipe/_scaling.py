@@ -195,7 +195,7 @@ def _warmup_move(recipe: "Recipe", k: float, lr: float, budget: Budget, asked: W
             return Move("warmup", own, "none", _GOYAL_WARMUP)
         gradual = Warmup("gradual", "5ep", start_lr=recipe.lr, at_most="0.2dur")
         return Move("warmup", gradual, "gradual, from the small-batch rate", _GOYAL_WARMUP)
-    if own.start_lr >= lr:
+    if own.start_lr >= lr or _same(own.start_lr, lr):
         return Move("warmup", Warmup(), "dropped, the rate no longer rises", _GOYAL_WARMUP)
     kept = replace(own, duration=_held(own.duration, k, budget), at_most=_held_cap(own.at_most, k))
     return Move("warmup", kept, "the same samples", _OWN_UNITS)

@@ -77,7 +77,7 @@ class Estimate(Result):
 
 def _decimals(half_width: float) -> int:
     """Decimals that show two digits of the uncertainty, for more would be noise."""
-    if half_width <= 0:
+    if half_width <= 0 or math.isinf(half_width):
         return 4
     return min(max(1 - math.floor(math.log10(half_width)), 0), 12)
 

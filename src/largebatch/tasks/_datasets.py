@@ -223,11 +223,5 @@ CIFAR100 = DataSet(
     10_000,
 )
 TIMIT = DataSet("TIMIT features, your own", Source("timit", {"timit.npz": None}), read_timit)
-IMAGENET = DataSet(
-    "ImageNet folders, your own",
-    Source("imagenet", {"train": None, "val": None}),
-    read_imagenet,
-    1_281_167,
-    50_000,
-)
+IMAGENET = DataSet("ImageNet folders, your own", Source("imagenet", {"train": None, "val": None}), read_imagenet)
 TEXT = DataSet("a text file, your own", Source("text", {"input.txt": None}), read_own_text)

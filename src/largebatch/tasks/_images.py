@@ -8,6 +8,7 @@ they follow, without its colour jitter and lighting noise. The ratio of the side
 """
 
 import math
+import os
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, NamedTuple
@@ -20,7 +21,7 @@ from torch.utils.data import Dataset
 if TYPE_CHECKING:
     from PIL import Image
 
-_SUFFIXES = frozenset({".jpeg", ".jpg", ".png"})
+_SUFFIXES = (".jpeg", ".jpg", ".png")
 _MEAN = torch.tensor([0.485, 0.456, 0.406])[:, None, None]  # (3, 1, 1) red, green, blue, of values in [0, 1]
 _STD = torch.tensor([0.229, 0.224, 0.225])[:, None, None]
 _CROP_PIXELS = 224
@@ -58,10 +59,11 @@ class ImageFolder(Dataset[tuple[Tensor, Tensor]]):
     def __init__(self, folder: Path, *, augment: bool) -> None:
         _pillow()  # now, not at the first image
         self._augment = augment
-        self.classes, self._paths, self._targets = _listing(folder)
+        self._folder = folder
+        self.classes, self._names, self._targets = _listing(folder)
 
     def __len__(self) -> int:
-        return len(self._paths)
+        return len(self._names)
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
         """Image (3, 224, 224) float32, normalised, and its class, () int64.
@@ -69,9 +71,10 @@ class ImageFolder(Dataset[tuple[Tensor, Tensor]]):
         Raises:
             ValueError: Pillow cannot decode the file; names it.
         """
-        image = _decode(self._paths[index])
+        target = self._targets[index]
+        image = _decode(self._folder / self.classes[target] / self._names[index])
         image = _random_crop(image) if self._augment else _centre_crop(image)
-        return _normalised(image), torch.tensor(self._targets[index])
+        return _normalised(image), torch.tensor(target)
 
 
 def image_folders(root: Path) -> tuple[ImageFolder, ImageFolder]:
@@ -94,28 +97,31 @@ def image_folders(root: Path) -> tuple[ImageFolder, ImageFolder]:
     return train, val
 
 
-def _listing(folder: Path) -> tuple[list[str], list[Path], list[int]]:
-    """Class names, and path and class number of every image, in an order that does not depend on the file system."""
+def _listing(folder: Path) -> tuple[list[str], list[str], list[int]]:
+    """Class names, and file name and class number of every image, in an order that no file system changes.
+
+    Names and not paths: a million `Path` objects would take a gigabyte, in every worker process.
+    """
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder}: expected a folder with one folder of images per class, found none")
     classes = sorted(entry.name for entry in folder.iterdir() if entry.is_dir())
     if not classes:
         raise ValueError(f"{folder}: expected one folder of images per class, got no folders in it")
-    paths: list[Path] = []
+    names: list[str] = []
     targets: list[int] = []
     empty: list[str] = []
     for number, name in enumerate(classes):
-        images = sorted(path for path in (folder / name).iterdir() if path.suffix.lower() in _SUFFIXES)
+        images = sorted(file for file in os.listdir(folder / name) if file.lower().endswith(_SUFFIXES))
         if not images:
             empty.append(name)
-        paths += images
+        names += images
         targets += [number] * len(images)
     if empty:
         raise ValueError(
-            f"{folder}: expected at least one {', '.join(sorted(_SUFFIXES))} file per class, got none in: "
+            f"{folder}: expected at least one {', '.join(_SUFFIXES)} file per class, got none in: "
             f"{', '.join(empty)}: add images or remove the folders"
         )
-    return classes, paths, targets
+    return classes, names, targets
 
 
 def _pillow() -> ModuleType:

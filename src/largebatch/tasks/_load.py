@@ -1,7 +1,7 @@
 """A user's own task: `path/to/file.py:name`.
 
-The file is imported as Python would run it: its folder joins the import path, so that it can import its neighbours. What
-is named may be a `Task` or a function without arguments that returns one.
+The file runs as Python would import it: its folder joins the import path, so that it can import its neighbours. What is
+named may be a `Task` or a function without arguments that returns one.
 """
 
 import importlib.util
@@ -39,9 +39,10 @@ def load(text: str) -> Task:
     """
     file, name = _cut(text)
     path = Path(file)
-    if not path.is_file():
-        raise FileNotFoundError(f"{text}: expected a Python file {file}, found none in {Path.cwd()}")
-    module = _running(path, lambda: _import(path))
+    if path.suffix != ".py" or not path.is_file():
+        raise FileNotFoundError(f"{text}: expected path/to/file.py:name, found no Python file {file} in {Path.cwd()}")
+    source = _running(path, lambda: importlib.util.decode_source(path.read_bytes()))
+    module = _running(path, lambda: _run(path, source))
     if not hasattr(module, name):
         expected = f"a task {name!r} in {file}" if name else "the name of a task behind a colon"
         raise ValueError(f"{text}: expected {expected}; {file} defines {_defined(module)}: write {file}:NAME")
@@ -52,7 +53,7 @@ def load(text: str) -> Task:
             f"{text}: expected a Task or a function without arguments that returns one, got "
             f"{'a function that returned ' if task is not found else ''}{type(task).__name__}: see largebatch.core.Task"
         )
-    return replace(task, source=path.read_text(encoding="utf-8"))
+    return replace(task, source=source)
 
 
 def _cut(text: str) -> tuple[str, str]:
@@ -61,21 +62,19 @@ def _cut(text: str) -> tuple[str, str]:
     return (file, name) if colon and not name.endswith(".py") else (text, "")
 
 
-def _import(path: Path) -> ModuleType:
-    name = f"largebatch_task_{path.stem}"
-    spec = importlib.util.spec_from_file_location(name, path)
-    assert spec is not None  # the suffix is .py
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
+def _run(path: Path, source: str) -> ModuleType:
+    """The module. Not through the import system, whose cached bytecode can be older than an edit of the same second."""
+    module = ModuleType(f"largebatch_task_{path.stem}")
+    module.__file__ = str(path)
     folder = str(path.parent.resolve())
     if folder not in sys.path:
         sys.path.insert(0, folder)
-    # dataclasses and worker processes look a class's module up by name
-    sys.modules[name] = module
+    # dataclasses, for one, look a class's module up by name
+    sys.modules[module.__name__] = module
     try:
-        spec.loader.exec_module(module)
+        exec(compile(source, path, "exec"), vars(module))
     except BaseException:
-        del sys.modules[name]
+        del sys.modules[module.__name__]
         raise
     return module
 

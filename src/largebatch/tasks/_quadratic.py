@@ -69,7 +69,7 @@ class NoisyQuadratic(Problem):
 
     def task(self) -> Task:
         return Task(
-            name="noisy-quadratic",
+            name=type(self).__name__,
             model=partial(Bowl, self.curvature, self.start),
             train=self._examples("train"),
             test=self._examples("test"),

@@ -1,0 +1,114 @@
+"""Intervals over seeds, against scipy.stats and against their own promise."""
+
+import math
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from largebatch.results import mean_interval, paired_difference
+
+VALUES = st.lists(st.floats(-1e3, 1e3), min_size=3, max_size=12).filter(lambda v: np.std(v) > 1e-6)
+LEVELS = st.sampled_from([0.8, 0.9, 0.95, 0.99])
+
+
+@given(VALUES, LEVELS)
+@settings(deadline=None, max_examples=50)
+def test_the_mean_interval_is_scipys(values, level):
+    from scipy import stats
+
+    ours = mean_interval(values, level=level)
+    low, high = stats.t.interval(level, len(values) - 1, loc=np.mean(values), scale=stats.sem(values))
+    assert (ours.value, ours.stderr) == pytest.approx((np.mean(values), stats.sem(values)), rel=1e-9, abs=1e-9)
+    assert (ours.low, ours.high) == pytest.approx((low, high), rel=1e-7, abs=1e-9)
+    assert ours.n == len(values)
+
+
+@given(VALUES, st.integers(0, 2**32 - 1), LEVELS)
+@settings(deadline=None, max_examples=50)
+def test_the_paired_difference_is_scipys(a, seed, level):
+    from scipy import stats
+
+    b = np.asarray(a) + np.random.default_rng(seed).normal(size=len(a))
+    ours = paired_difference(a, list(b), level=level)
+    theirs = stats.ttest_rel(a, b).confidence_interval(level)
+    assert (ours.low, ours.high) == pytest.approx((theirs.low, theirs.high), rel=1e-6, abs=1e-9)
+    assert paired_difference(list(b), a, level=level).low == pytest.approx(-ours.high, rel=1e-6, abs=1e-9)
+
+
+@pytest.mark.parametrize("n", [2, 3, 5])
+def test_intervals_cover_as_often_as_they_promise(n):
+    generator = np.random.default_rng(n)
+    runs, level, truth = 4000, 0.9, 1.7
+    samples = generator.normal(truth, 3.0, size=(runs, n))
+    covered = sum(e.low <= truth <= e.high for e in (mean_interval(list(row), level=level) for row in samples))
+    z = (covered - runs * level) / math.sqrt(runs * level * (1 - level))
+    assert abs(z) < 4
+
+
+def test_pairing_removes_what_the_seeds_share():
+    generator = np.random.default_rng(0)
+    shared = generator.normal(0, 10, size=5)
+    a, b = shared + generator.normal(1.0, 0.1, size=5), shared + generator.normal(0, 0.1, size=5)
+    paired = paired_difference(list(a), list(b), unit="%")
+    assert 0.7 < paired.low < 1.0 < paired.high < 1.3
+    assert mean_interval(list(a)).high - mean_interval(list(a)).low > 5
+    assert paired.unit == "%"
+
+
+def test_one_seed_has_a_value_and_no_interval():
+    one = mean_interval([0.97], unit="%")
+    assert (one.value, one.n, one.unit) == (0.97, 1, "%")
+    assert all(map(math.isnan, (one.stderr, one.low, one.high)))
+    assert one.note == "one seed has no interval: run at least 2, and 3 to compare"
+
+
+def test_equal_values_say_so():
+    assert "all values are equal" in mean_interval([1.0, 1.0, 1.0]).note
+    assert mean_interval([1.0, 2.0]).note == ""
+
+
+@pytest.mark.parametrize(
+    ("values", "level", "message"),
+    [
+        ([], 0.95, r"values: expected at least 1 value\(s\), one per seed, got 0; run more seeds"),
+        ([1.0, math.nan, math.inf], 0.95, r"values: expected finite values, got values\[1\] = nan, values\[2\] = inf"),
+        ([1.0, 2.0], 95, "level: expected a probability between 0 and 1, got 95"),
+        ([math.nan], 0, "interval over seeds:\n  values: expected finite.*\n  level: expected"),
+    ],
+)
+def test_wrong_values_are_refused(values, level, message):
+    with pytest.raises(ValueError, match=message):
+        mean_interval(values, level=level)
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "message"),
+    [
+        ([1.0, 2.0], [1.0, 2.0], r"a: expected at least 3 value\(s\).*\n  b: expected at least 3"),
+        ([1.0, 2.0, 3.0], [1.0, 2.0, 3.0, 4.0], "a, b: expected one value each per seed, got 3 and 4; compare only"),
+        ([1.0, 2.0, 3.0], [1.0, math.nan, 3.0], r"b: expected finite values, got b\[1\] = nan; report diverged"),
+    ],
+)
+def test_unpaired_values_are_refused(a, b, message):
+    with pytest.raises(ValueError, match=message):
+        paired_difference(a, b)
+
+
+def test_importing_results_and_recipe_loads_nothing_heavy():
+    code = (
+        "import sys, time; start = time.perf_counter(); import largebatch.results, largebatch.recipe; "
+        "print(time.perf_counter() - start, sorted({'torch', 'numpy', 'scipy'} & sys.modules.keys()))"
+    )
+    seconds = math.inf
+    for _ in range(10):  # the machine may be busy: one undisturbed try is enough
+        run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+        elapsed, heavy = run.stdout.split(maxsplit=1)
+        assert heavy.strip() == "[]"
+        seconds = min(seconds, float(elapsed))
+        if seconds < 0.15:
+            break
+    assert seconds < 0.15
