@@ -20,7 +20,8 @@ def run_ranks(function: Callable[..., Any], size: int, *arguments: Any) -> list[
     with tempfile.TemporaryDirectory() as scratch:
         results = CONTEXT.SimpleQueue()
         ranks = [
-            CONTEXT.Process(target=_rank, args=(function, arguments, rank, size, scratch, results)) for rank in range(size)
+            CONTEXT.Process(target=_rank, args=((rank, size, scratch), results, function, arguments))
+            for rank in range(size)
         ]
         for process in ranks:
             process.start()
@@ -37,7 +38,8 @@ def run_ranks(function: Callable[..., Any], size: int, *arguments: Any) -> list[
     return [found[rank] for rank in range(size)]
 
 
-def _rank(function: Callable[..., Any], arguments: Any, rank: int, size: int, scratch: str, results: Any) -> None:
+def _rank(place: tuple[int, int, str], results: Any, function: Callable[..., Any], arguments: Any) -> None:
+    rank, size, scratch = place
     os.environ.update(
         RANK=str(rank),
         LOCAL_RANK=str(rank),

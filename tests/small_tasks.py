@@ -41,3 +41,10 @@ def task(model=perceptron, samples=203, **changes):
 def recipe(batch=64, **changes):
     options = {"lr": 0.1, "ghost_batch_size": 8, "duration": "50steps", "precision": "fp64", "weight_decay": 1e-2}
     return Recipe(batch, **(options | changes))
+
+
+def build(task, seed=0):
+    """The initial model of a run, in float64."""
+    from largebatch.train import build_model
+
+    return build_model(task, seed).double()

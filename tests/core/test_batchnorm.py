@@ -2,12 +2,12 @@
 
 import pytest
 import torch
-from oracles import ghost_batchnorm as oracle
-from ranks import run_ranks
 from torch import nn
 
 from largebatch import core
 from largebatch.core import GhostBatchNorm, World, commit_statistics, swap_batchnorm
+from oracles import ghost_batchnorm as oracle
+from ranks import run_ranks
 
 
 def layer_and_input(shape, ghost, seed=0, **options):
@@ -155,7 +155,7 @@ def test_coupled_layers_are_named():
 def test_mistakes_are_named():
     with pytest.raises(ValueError, match="expected at least 2 samples, got 1: one sample has no variance"):
         GhostBatchNorm(nn.BatchNorm1d(3), 1)
-    with pytest.raises(ValueError, match="got a batch norm: wrap it in nn.Sequential"):
+    with pytest.raises(ValueError, match=r"got a batch norm: wrap it in nn\.Sequential"):
         swap_batchnorm(nn.BatchNorm1d(3), 4)
     with pytest.raises(ValueError, match="expected 2D or 3D input"):
         GhostBatchNorm(nn.BatchNorm1d(3), 4)(torch.randn(2, 3, 4, 4))

@@ -34,7 +34,11 @@ def test_what_was_written_is_read_back_with_tied_weights(tmp_path):
 
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(st.sampled_from(["model.safetensors", "training.pt", "checksums.json"]), st.floats(0, 1, exclude_max=True), st.integers(0, 7))
+@given(
+    st.sampled_from(["model.safetensors", "training.pt", "checksums.json"]),
+    st.floats(0, 1, exclude_max=True),
+    st.integers(0, 7),
+)
 def test_any_flipped_bit_is_found_and_the_one_before_is_used(tmp_path_factory, name, place, bit):
     folder = tmp_path_factory.mktemp("run")
     write(folder, 100)
@@ -57,7 +61,9 @@ def test_truncated_and_missing_files_are_named(tmp_path, name):
     write(tmp_path, 100)
     path = tmp_path / "100" / name
     path.write_bytes(path.read_bytes()[:-9])
-    with pytest.raises(ValueError, match=r"incomplete|expected SHA-256 [0-9a-f]{64}, got [0-9a-f]{64}: the file was damaged"):
+    with pytest.raises(
+        ValueError, match=r"incomplete|expected SHA-256 [0-9a-f]{64}, got [0-9a-f]{64}: the file was damaged"
+    ):
         read_checkpoint(tmp_path / "100")
     path.unlink()
     with pytest.raises(ValueError, match="the checkpoint is incomplete"):

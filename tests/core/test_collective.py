@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from ranks import run_ranks
 from torch import nn
 
 from largebatch.core import GradientSum, World, world_from_environment
+from ranks import run_ranks
 
 
 def model_and_data():
@@ -40,6 +40,7 @@ def sum_on_a_rank(shares, bucket_bytes):
             rows.append((extras, [None if p.grad is None else p.grad.clone() for p in model.parameters()]))
         total.close()
         gathered = world.gather(torch.arange(world.rank + 1.0))
+        assert world.broadcast_bytes(b"", torch.device("cpu")) == b""
         return rows, gathered, world.broadcast_bytes(b"from rank %d" % world.rank, torch.device("cpu"))
 
 

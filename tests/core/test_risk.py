@@ -4,11 +4,11 @@ import copy
 
 import pytest
 import torch
-from ranks import run_ranks
 from torch import nn
 
 from largebatch import core
 from largebatch.core import Risk, cross_entropy, swap_batchnorm
+from ranks import run_ranks
 
 
 def problem(seed=0, samples=10):

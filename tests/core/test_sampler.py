@@ -1,5 +1,7 @@
 """Positions: one permutation, whole ghosts, every sample once, for every world size and micro-batch."""
 
+import itertools
+
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -34,7 +36,7 @@ def test_ranks_take_contiguous_whole_ghosts_that_differ_by_at_most_one(samples, 
     bounds = [rank_share(samples, ghost, rank, world_size) for rank in range(world_size)]
     assert bounds[0][0] == 0
     assert bounds[-1][1] == samples
-    assert all(a[1] == b[0] for a, b in zip(bounds[:-1], bounds[1:], strict=True))
+    assert all(a[1] == b[0] for a, b in itertools.pairwise(bounds))
     units = [1] * samples if ghost is None else ghost_sizes(samples, ghost)
     edges = [sum(units[:i]) for i in range(len(units) + 1)]
     counts = [edges.index(stop) - edges.index(start) for start, stop in bounds]
@@ -46,13 +48,13 @@ def test_micro_batches_are_whole_ghosts_and_keep_to_the_limit(samples, ghost, li
     bounds = cut(samples, ghost, limit, pieces)
     assert bounds[0][0] == 0
     assert bounds[-1][1] == samples
-    assert all(a[1] == b[0] for a, b in zip(bounds[:-1], bounds[1:], strict=True))
+    assert all(a[1] == b[0] for a, b in itertools.pairwise(bounds))
     sizes = [stop - start for start, stop in bounds]
     units = [1] * samples if ghost is None else ghost_sizes(samples, ghost)
     edges = {sum(units[:i]) for i in range(len(units) + 1)}
     assert all(stop in edges for _, stop in bounds)
     if limit is not None:
-        assert max(sizes) <= max(limit, max(units))
+        assert max(sizes) <= max(limit, *units)
     # A micro-batch finds its ghosts again from its size alone.
     if ghost is not None:
         assert [n for size in sizes for n in ghost_sizes(size, ghost)] == units

@@ -7,7 +7,9 @@ from largebatch.core import accuracy, cross_entropy, token_cross_entropy, total,
 
 
 def test_a_scalar_loss_is_refused_with_the_fix():
-    with pytest.raises(ValueError, match=r'expected one loss value per example, shape \(4,\), got a scalar.*reduction="none"'):
+    with pytest.raises(
+        ValueError, match=r'expected one loss value per example, shape \(4,\), got a scalar.*reduction="none"'
+    ):
         weigh(torch.tensor(1.0), 4)
 
 

@@ -1,5 +1,7 @@
 """Ghost batch norm written plainly: chunk by chunk, mean and variance from their definitions."""
 
+import itertools
+
 import torch
 from torch import Tensor
 
@@ -8,10 +10,10 @@ def chunks_of(samples: int, ghost: int | None) -> list[slice]:
     """⌊samples/n⌋ chunks and a shorter one; a remainder of one sample belongs to the chunk before it."""
     if ghost is None or samples <= ghost:
         return [slice(0, samples)]
-    edges = list(range(0, samples, ghost)) + [samples]
+    edges = [*list(range(0, samples, ghost)), samples]
     if edges[-1] - edges[-2] == 1:
         del edges[-2]
-    return [slice(a, b) for a, b in zip(edges[:-1], edges[1:], strict=True)]
+    return [slice(a, b) for a, b in itertools.pairwise(edges)]
 
 
 def normalise(x: Tensor, weight: Tensor, bias: Tensor, ghost: int | None, eps: float) -> Tensor:
@@ -22,7 +24,9 @@ def normalise(x: Tensor, weight: Tensor, bias: Tensor, ghost: int | None, eps: f
         part = x[chunk].transpose(0, 1).reshape(x.shape[1], -1)
         mean = part.mean(1)
         var = ((part - mean[:, None]) ** 2).mean(1)
-        out[chunk] = (x[chunk] - mean.view(shape)) / torch.sqrt(var.view(shape) + eps) * weight.view(shape) + bias.view(shape)
+        out[chunk] = (x[chunk] - mean.view(shape)) / torch.sqrt(var.view(shape) + eps) * weight.view(shape) + bias.view(
+            shape
+        )
     return out
 
 

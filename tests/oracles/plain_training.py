@@ -4,6 +4,7 @@ Shares no code with the package but the order of the samples, which is given.
 """
 
 import torch
+
 from oracles import ghost_batchnorm
 
 

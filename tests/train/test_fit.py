@@ -4,16 +4,17 @@ import itertools
 import json
 
 import pytest
-import small_tasks
 import torch
-from oracles import plain_training
-from ranks import run_ranks
 from torch.utils.data import Dataset
 
+import small_tasks
+from largebatch import core
 from largebatch.core import permutation
 from largebatch.recipe import Phase, Recipe, Timeline
 from largebatch.results import RunFolder
 from largebatch.train import Execution, build_model, fit
+from oracles import plain_training
+from ranks import run_ranks
 
 
 def weights(run):
@@ -47,11 +48,16 @@ def test_fifty_steps_equal_training_written_plainly(ghost, nesterov):
     assert losses[-1] < losses[0]
 
 
-def fit_on_a_rank(samples, recipe, micro, model):
-    run = fit(
-        small_tasks.task(model, samples), recipe, seed=1, execution=Execution(micro_batch_size=micro), progress=False
-    )
-    return run.metrics, weights(run), run.updates
+def fit_all(samples, batch, ghost, micros):
+    """For each micro-batch: fifty steps in float64, and the first step in float32."""
+    found = []
+    with core.world_from_environment(torch.device("cpu")):
+        for micro, (precision, duration) in itertools.product(micros, [("fp64", "50steps"), ("fp32", "1steps")]):
+            recipe = small_tasks.recipe(batch, ghost_batch_size=ghost, precision=precision, duration=duration)
+            task = small_tasks.task(small_tasks.with_dropout, samples)
+            run = fit(task, recipe, seed=1, execution=Execution(micro_batch_size=micro), progress=False)
+            found.append((weights(run), run.updates, run.metrics))
+    return found
 
 
 CASES = {
@@ -65,20 +71,16 @@ CASES = {
 @pytest.mark.parametrize("case", CASES)
 def test_world_size_and_micro_batch_do_not_matter(case):
     samples, batch, ghost = CASES[case]
-    double = small_tasks.recipe(batch, ghost_batch_size=ghost)
-    single = small_tasks.recipe(batch, ghost_batch_size=ghost, precision="fp32", duration="1steps")
-    model = small_tasks.with_dropout
-    expected = fit_on_a_rank(samples, double, None, model)
-    first = fit_on_a_rank(samples, single, None, model)
-    for world_size, micro in itertools.product((1, 2, 3, 4), (None, 20) if ghost else (None,)):
-        if (world_size, micro) == (1, None):
-            continue
-        for metrics, found, updates in run_ranks(fit_on_a_rank, world_size, samples, double, micro, model):
-            assert updates == expected[2]
-            assert (found - expected[1]).abs().max() <= 1e-12 * expected[1].abs().max()
-            assert metrics == pytest.approx(expected[0], rel=1e-9)
-        for _, found, _ in run_ranks(fit_on_a_rank, world_size, samples, single, micro, model):
-            assert (found - first[1]).norm() <= 1e-6 * first[1].norm()
+    double, single = fit_all(samples, batch, ghost, [None])
+    micros = [None, 20] if ghost else [None]
+    for world_size in (1, 2, 3, 4):
+        for rows in run_ranks(fit_all, world_size, samples, batch, ghost, micros):
+            for found, updates, metrics in rows[0::2]:
+                assert updates == double[1]
+                assert (found - double[0]).abs().max() <= 1e-12 * double[0].abs().max()
+                assert metrics == pytest.approx(double[2], rel=1e-9)
+            for found, _, _ in rows[1::2]:
+                assert (found - single[0]).norm() <= 1e-6 * single[0].norm()
 
 
 class Pairs(Dataset):
@@ -102,7 +104,9 @@ def fit_data_set(workers, micro, noisy):
 
 
 def test_data_sets_train_like_tensors_and_transforms_belong_to_samples():
-    plain = weights(fit(small_tasks.task(test=small_tasks.data(61)), small_tasks.recipe(duration="2ep"), progress=False))
+    plain = weights(
+        fit(small_tasks.task(test=small_tasks.data(61)), small_tasks.recipe(duration="2ep"), progress=False)
+    )
     torch.testing.assert_close(fit_data_set(0, None, False), plain, rtol=1e-12, atol=1e-12)
     noisy = fit_data_set(0, None, True)
     assert not torch.allclose(noisy, plain)
@@ -163,7 +167,11 @@ def test_a_phase_counts_from_its_switch_and_carries_what_it_says(carry):
     # By hand: the first phase is a run of its own, then four full-batch steps.
     first = fit(small_tasks.task(), small_tasks.recipe(duration="2ep", schedule="constant"), progress=False)
     assert not torch.allclose(weights(first), weights(run))
-    other = fit(small_tasks.task(), recipe.replace(then=Phase(later, carry="all" if carry == "weights" else "weights")), progress=False)
+    other = fit(
+        small_tasks.task(),
+        recipe.replace(then=Phase(later, carry="all" if carry == "weights" else "weights")),
+        progress=False,
+    )
     assert not torch.allclose(weights(other), weights(run))
 
 
@@ -172,7 +180,15 @@ def test_a_weighted_loss_is_divided_by_the_global_weight():
         values = torch.nn.functional.cross_entropy(outputs, targets, reduction="none")
         return values, (targets + 1).to(values.dtype)
 
-    recipe = small_tasks.recipe(203, duration="1steps", ghost_batch_size=None, momentum=0.0, nesterov=False, weight_decay=0.0, schedule="constant")
+    recipe = small_tasks.recipe(
+        203,
+        duration="1steps",
+        ghost_batch_size=None,
+        momentum=0.0,
+        nesterov=False,
+        weight_decay=0.0,
+        schedule="constant",
+    )
     task = small_tasks.task(loss=loss, metrics={})
     run = fit(task, recipe, progress=False)
     model = build_model(task, 0).double().train()
@@ -235,7 +251,7 @@ def test_recipes_scale_in_training_as_on_paper():
 
     class Rates:
         name = "rates"
-        wants = staticmethod(lambda update: __import__("largebatch.core").core.Request())
+        wants = staticmethod(lambda update: core.Request())
         see = staticmethod(lambda view: rows.append(view.lr))
         see_epoch = staticmethod(lambda view: None)
         state_dict = staticmethod(dict)

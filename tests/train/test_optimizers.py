@@ -2,6 +2,7 @@
 
 import io
 import math
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -10,14 +11,11 @@ from torch import nn
 
 from largebatch.core import world_from_environment
 from largebatch.recipe import Recipe
-from largebatch.train import _layerwise
-from largebatch.train._layerwise import LAMB, LARS
-from largebatch.train._multipass import SAM, Proximal
-from largebatch.train._optim import build_optimizer
+from largebatch.train import LAMB, LARS, SAM, Proximal, _layerwise, build_optimizer
 from oracles import large_batch_optimizers as papers
 from ranks import run_ranks
 
-UPDATES = 25
+UPDATES = 20
 RATES = {"constant": [0.3] * UPDATES, "warmup": [0.02 + 0.3 * t / UPDATES for t in range(UPDATES)]}
 SHAPES = ((4, 3), (5,), (2, 3), (3,), ())
 ZERO_WEIGHT, ZERO_GRADIENT = 2, 3  # positions in SHAPES
@@ -97,22 +95,25 @@ def test_lamb_is_the_papers_algorithm(bounds, weight_decay, rates):
     assert gap(found[:1], [start_weights()]) > 1e-3
 
 
+# LAMB jumps where its step changes sign, and there it magnifies rounding without limit: the large eps and the small rates
+# of the next test keep the proximal pull, which on the tensor without gradient stands against decay alone, away from it.
+EPS = 1e-2
 BASES = {
     "sgd": (
         lambda params: torch.optim.SGD(params, 0.1, momentum=0.9, weight_decay=0.1),
         lambda: papers.sgd(momentum=0.9, weight_decay=0.1),
     ),
     "adamw": (
-        lambda params: torch.optim.AdamW(params, 0.1, eps=1e-6, weight_decay=0.1),
-        lambda: papers.adam(beta1=0.9, beta2=0.999, eps=1e-6, weight_decay=0.1),
+        lambda params: torch.optim.AdamW(params, 0.1, eps=EPS, weight_decay=0.1),
+        lambda: papers.adam(beta1=0.9, beta2=0.999, eps=EPS, weight_decay=0.1),
     ),
     "lars": (
         lambda params: LARS(params, 0.1, trust_coefficient=0.1),
         lambda: papers.lars(momentum=0.9, weight_decay=0.0, trust_coefficient=0.1),
     ),
     "lamb": (
-        lambda params: LAMB(params, 0.1, eps=1e-6, weight_decay=0.1),
-        lambda: papers.lamb(beta1=0.9, beta2=0.999, eps=1e-6, weight_decay=0.1),
+        lambda params: LAMB(params, 0.1, eps=EPS, weight_decay=0.1),
+        lambda: papers.lamb(beta1=0.9, beta2=0.999, eps=EPS, weight_decay=0.1),
     ),
 }
 WRAPPERS = {
@@ -127,7 +128,7 @@ WRAPPERS = {
 @pytest.mark.parametrize("wrapper", WRAPPERS)
 def test_sam_and_proximal_are_the_papers_algorithms(wrapper, base, rates):
     (ours, theirs), (wrap_ours, wrap_theirs) = BASES[base], WRAPPERS[wrapper]
-    rates = [rate / 20 for rate in rates]  # at larger ones LAMB reaches the bottom, and there doubles rounding at every step
+    rates = [rate / 40 for rate in rates]
     update = wrap_theirs(theirs())
     expected = papers_path(lambda weights, rate: update(weights, problem_gradient, rate), rates)
     found = our_path(lambda params: wrap_ours(ours(params)), rates)
@@ -138,18 +139,12 @@ def test_sam_and_proximal_are_the_papers_algorithms(wrapper, base, rates):
 
 @pytest.mark.parametrize("weight_decay", [0.0, 0.1])
 def test_conventions_of_lars_part_only_when_the_rate_changes(weight_decay):
-    paths = {
-        (convention, name): our_path(
-            lambda params, c=convention: LARS(
-                params, 0.1, weight_decay=weight_decay, trust_coefficient=0.1, momentum_convention=c
-            ),
-            rates,
-        )
-        for convention in ("paper", "torch")
-        for name, rates in RATES.items()
-    }
-    assert gap(paths["paper", "constant"], paths["torch", "constant"]) < 1e-12
-    assert gap(paths["paper", "warmup"], paths["torch", "warmup"]) > 1e-2
+    def path(convention: Any, rates):
+        options = {"weight_decay": weight_decay, "trust_coefficient": 0.1}
+        return our_path(lambda params: LARS(params, 0.1, **options, momentum_convention=convention), rates)
+
+    assert gap(path("paper", RATES["constant"]), path("torch", RATES["constant"])) < 1e-12
+    assert gap(path("paper", RATES["warmup"]), path("torch", RATES["warmup"])) > 1e-2
 
 
 def test_without_weight_decay_lars_still_scales_every_step():
@@ -163,7 +158,8 @@ def test_without_weight_decay_lars_still_scales_every_step():
 @pytest.mark.parametrize("name", ["lars", "lars nesterov", "lamb"])
 def test_agrees_with_pytorch_optimizer_where_its_conventions_do(name):
     library = pytest.importorskip("pytorch_optimizer")
-    # Its LARS leaves out vectors; its LAMB has no bias correction, which without decay and eps cancels in the ratio.
+    # Its LARS leaves out vectors. Its LAMB has no bias correction, which without decay and eps cancels in the ratio, but
+    # divides the rate by 1 - beta1^t unless told otherwise: in 4.1.0 the first step is 10 times the paper's.
     pairs = {
         "lars": (
             lambda p: LARS(p, 0.1, weight_decay=0.1, momentum_convention="torch"),
@@ -173,7 +169,7 @@ def test_agrees_with_pytorch_optimizer_where_its_conventions_do(name):
             lambda p: LARS(p, 0.1, momentum_convention="torch", nesterov=True),
             lambda p: library.LARS(p, 0.1, nesterov=True),
         ),
-        "lamb": (lambda p: LAMB(p, 0.1, eps=1e-15), lambda p: library.Lamb(p, 0.1, eps=1e-15)),
+        "lamb": (lambda p: LAMB(p, 0.1, eps=1e-15), lambda p: library.Lamb(p, 0.1, eps=1e-15, adam_debias=True)),
     }
     paths = []
     for make in pairs[name]:
@@ -220,6 +216,11 @@ def at_8(**fields):
     return Recipe(8, ghost_batch_size=None, **fields)
 
 
+def build(model: Any, recipe: Recipe) -> Any:
+    """Untyped: torch's annotation of `step` has no closure that returns a tensor."""
+    return build_optimizer(model, recipe)
+
+
 # What every optimiser a recipe can name must keep. One row each.
 RECIPES = {
     "sgd": at_8(lr=0.05, weight_decay=0.1),
@@ -242,7 +243,7 @@ class Network(nn.Module):
         self.embedding = nn.Embedding(5, 6)
         self.first = nn.Linear(6, 8, bias=False)
         self.batch_norm = nn.BatchNorm1d(8)
-        self.layer_norm = nn.LayerNorm((2, 4))
+        self.layer_norm = nn.LayerNorm([2, 4])
         self.last = nn.Linear(8, 3)
 
     def forward(self, x):
@@ -296,7 +297,7 @@ def moved(model, before):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
 def test_dtype_is_kept(recipe, dtype):
     model = network(dtype)
-    optimizer = build_optimizer(model, recipe)
+    optimizer = build(model, recipe)
     train(model, optimizer, range(3))
     assert all(p.dtype == dtype and p.isfinite().all() for p in model.parameters())
     states = optimizer.state_dict()["state"].values()
@@ -306,7 +307,7 @@ def test_dtype_is_kept(recipe, dtype):
 @every_optimizer
 def test_resume_from_a_saved_state_is_bit_exact(recipe):
     whole = network()
-    optimizer = build_optimizer(whole, recipe)
+    optimizer = build(whole, recipe)
     train(whole, optimizer, range(4))
     file = io.BytesIO()
     torch.save({"model": whole.state_dict(), "optimizer": optimizer.state_dict()}, file)
@@ -316,7 +317,7 @@ def test_resume_from_a_saved_state_is_bit_exact(recipe):
     saved = torch.load(file, weights_only=True)
     resumed = network()
     resumed.load_state_dict(saved["model"])
-    again = build_optimizer(resumed, recipe)
+    again = build(resumed, recipe)
     again.load_state_dict(saved["optimizer"])
     train(resumed, again, range(4, 9))
     assert moved(resumed, snapshot(whole)) == set()
@@ -325,7 +326,7 @@ def test_resume_from_a_saved_state_is_bit_exact(recipe):
 @every_optimizer
 def test_only_weights_decay(recipe):
     model = network()
-    optimizer = build_optimizer(model, recipe)
+    optimizer = build(model, recipe)
     before = snapshot(model)
 
     def nothing(first=True):
@@ -341,7 +342,7 @@ def test_only_weights_decay(recipe):
 def test_groups_have_names_in_the_models_order(recipe):
     pairs = [(name, p) for name, p in network().named_parameters() if "layer_norm" not in name]
     for given in (network(), pairs):
-        weights, others = build_optimizer(given, recipe).param_groups
+        weights, others = build(given, recipe).param_groups
         assert weights["param_names"] == WEIGHTS
         assert [n for n in NORMS_AND_BIASES if n in others["param_names"]] == others["param_names"]
         assert (weights["weight_decay"], others["weight_decay"]) == (0.1, 0.0)
@@ -351,7 +352,7 @@ def test_groups_have_names_in_the_models_order(recipe):
 @every_optimizer
 def test_a_group_can_be_added(recipe):
     model, extra = network(), nn.Parameter(torch.ones(2, 2))
-    optimizer = build_optimizer(model, recipe)
+    optimizer = build(model, recipe)
     train(model, optimizer, range(2))
     optimizer.add_param_group({"params": [("extra", extra)]})
     gradient = loss_gradient(model, optimizer)
@@ -367,7 +368,7 @@ def test_a_group_can_be_added(recipe):
 @every_optimizer
 def test_parameters_without_gradient_stay(recipe):
     model = network()
-    optimizer = build_optimizer(model, recipe)
+    optimizer = build(model, recipe)
     before = snapshot(model)
     gradient = loss_gradient(model, optimizer)
 
@@ -383,7 +384,7 @@ def test_parameters_without_gradient_stay(recipe):
 @every_optimizer
 def test_each_group_has_its_own_rate(recipe):
     model = network()
-    optimizer = build_optimizer(model, recipe)
+    optimizer = build(model, recipe)
     before = snapshot(model)
     optimizer.param_groups[1]["lr"] = 0.0
     train(model, optimizer, range(3))
@@ -393,7 +394,7 @@ def test_each_group_has_its_own_rate(recipe):
 @every_optimizer
 def test_training_lowers_the_loss(recipe):
     model = network()
-    losses = train(model, build_optimizer(model, recipe), range(100))
+    losses = train(model, build(model, recipe), range(100))
     assert sum(losses[-10:]) < 0.5 * sum(losses[:10])
 
 
@@ -401,20 +402,20 @@ def test_training_lowers_the_loss(recipe):
 def test_frozen_parameters_are_left_out(recipe):
     model = network()
     model.embedding.requires_grad_(False)
-    assert build_optimizer(model, recipe).param_groups[0]["param_names"] == WEIGHTS[1:]
+    assert build(model, recipe).param_groups[0]["param_names"] == WEIGHTS[1:]
     for p in model.parameters():
         p.requires_grad_(False)
     with pytest.raises(ValueError, match="expected parameters that need a gradient, got none: unfreeze"):
-        build_optimizer(model, recipe)
+        build(model, recipe)
 
 
 @every_optimizer
 def test_an_empty_group_is_left_out(recipe):
-    assert len(build_optimizer(nn.Linear(2, 2, bias=False), recipe).param_groups) == 1
+    assert len(build(nn.Linear(2, 2, bias=False), recipe).param_groups) == 1
 
 
 def test_norm_and_bias_decay_if_the_recipe_says_so():
-    groups = build_optimizer(network(), RECIPES["lamb"].replace(decay_norm_and_bias=True)).param_groups
+    groups = build(network(), RECIPES["lamb"].replace(decay_norm_and_bias=True)).param_groups
     assert [group["weight_decay"] for group in groups] == [0.1, 0.1]
     assert [group["adapt"] for group in groups] == [True, False]
 
@@ -429,13 +430,13 @@ def test_a_recipe_reaches_the_optimizer():
         "lamb": (LAMB, {"betas": (0.7, 0.98), "eps": 1e-5, "weight_norm_bounds": None}),
     }
     for name, (kind, settings) in expected.items():
-        optimizer = build_optimizer(network(), at_8(lr=0.1, optimizer=name, **options))
+        optimizer = build(network(), at_8(lr=0.1, optimizer=name, **options))
         assert type(optimizer) is kind
         assert settings.items() <= optimizer.param_groups[0].items()
-    sam = build_optimizer(network(), at_8(lr=0.1, sam_rho=0.3))
+    sam = build(network(), at_8(lr=0.1, sam_rho=0.3))
     assert isinstance(sam, SAM)
     assert sam.rho == 0.3
-    proximal = build_optimizer(network(), at_8(lr=0.1, proximal_strength=0.2, proximal_steps=5))
+    proximal = build(network(), at_8(lr=0.1, proximal_strength=0.2, proximal_steps=5))
     assert isinstance(proximal, Proximal)
     assert (proximal.strength, proximal.steps) == (0.2, 5)
 
@@ -461,7 +462,7 @@ def test_sam_and_proximal_say_which_pass_it_is():
         RECIPES["sgd"]: [True],
     }.items():
         model = network()
-        optimizer, firsts = build_optimizer(model, recipe), []
+        optimizer, firsts = build(model, recipe), []
         gradient = loss_gradient(model, optimizer)
 
         def noted(first=True, firsts=firsts, gradient=gradient):
@@ -476,7 +477,7 @@ def test_sam_and_proximal_say_which_pass_it_is():
 
 def test_sam_leaves_no_rounding_in_the_weights():
     model = network()
-    optimizer = build_optimizer(model, RECIPES["sam sgd"])
+    optimizer = build(model, RECIPES["sam sgd"])
     before, there = snapshot(model), []
     gradient = loss_gradient(model, optimizer)
 
@@ -502,7 +503,7 @@ def test_sam_stays_where_there_is_no_direction():
     assert w.tolist() == [1.0, 1.0, 1.0]
 
 
-def sharded_path(make, is_sharded):
+def sharded_path(make, is_sharded) -> list[Any]:
     """The weights after five updates of a network whose tensors are cut over the ranks (FSDP2), or are whole."""
     from torch.distributed.fsdp import fully_shard
 
@@ -516,7 +517,8 @@ def sharded_path(make, is_sharded):
         optimizer.zero_grad()
         model(x).square().mean().backward()
         optimizer.step()
-    return [p.full_tensor() if is_sharded else p.detach() for p in model.parameters()]
+    parameters: list[Any] = list(model.parameters())
+    return [p.full_tensor() if is_sharded else p.detach() for p in parameters]
 
 
 def lars_for_shards(params):
@@ -548,7 +550,10 @@ def test_trust_ratios_of_sharded_tensors_use_the_norm_of_the_whole(make):
         (lambda p: LARS(p, 0.1, momentum=-1.0), r"LARS expected momentum >= 0, got -1\.0"),
         (lambda p: LARS(p, 0.1, weight_decay=-1.0), "LARS expected weight_decay >= 0"),
         (lambda p: LARS(p, 0.1, trust_coefficient=0.0), "LARS expected trust_coefficient > 0, got 0.0: the paper's"),
-        (lambda p: LARS(p, 0.1, momentum_convention="keras"), "expected momentum_convention .* got 'keras': choose"),
+        (
+            lambda p: LARS(p, 0.1, momentum_convention=cast(Any, "keras")),
+            "expected momentum_convention .* got 'keras': choose",
+        ),
         (lambda p: LAMB(p, 0.1, eps=-1.0), "LAMB expected eps >= 0"),
         (lambda p: LAMB(p, 0.1, betas=(0.9, 1.0)), r"LAMB expected betas in \[0, 1\), got \(0\.9, 1\.0\)"),
         (lambda p: LAMB(p, 0.1, weight_norm_bounds=(2.0, 1.0)), r"0 <= low < high, got \(2\.0, 1\.0\): give None"),
@@ -584,5 +589,7 @@ def test_a_gradient_that_does_nothing_is_refused(make):
 
 
 def test_bare_parameters_are_refused():
-    with pytest.raises(TypeError, match=r"got Parameter: pass model or model.named_parameters\(\)"):
-        build_optimizer(network().parameters(), RECIPES["sgd"])
+    with pytest.raises(
+        TypeError, match=r"build_optimizer expected .* got Parameter: pass model or model.named_parameters\(\)"
+    ):
+        build(network().parameters(), RECIPES["sgd"])

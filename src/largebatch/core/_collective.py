@@ -66,6 +66,8 @@ class World:
         if self.size == 1:
             return content
         length = self.broadcast(torch.tensor([len(content)], device=device))
+        if not int(length):
+            return b""
         buffer = torch.zeros(int(length), dtype=torch.uint8, device=device)
         if self.is_first:
             buffer.copy_(torch.frombuffer(bytearray(content), dtype=torch.uint8))

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from largebatch.core._seeds import derive
+from largebatch.core._seeds import derive, seed_default
 from largebatch.core._task import Data
 
 __all__ = ["Loader"]
@@ -85,11 +85,12 @@ class Loader:
         like: tuple[Tensor, Tensor] | None = None
         for items in lists:
             if items:
-                like = next(loader)
-            elif like is None:
-                sample = torch.utils.data.default_collate([keyed[0]])
-                like = sample[0], sample[1]
-            yield (like[0], like[1]) if items else (like[0][:0], like[1][:0])
+                inputs, targets = next(loader)
+                like = inputs, targets
+                yield like
+            else:  # a rank without samples still takes part: a batch of the right shape, with nothing in it
+                inputs, targets = torch.utils.data.default_collate([keyed[0]]) if like is None else like
+                yield inputs[:0], targets[:0]
 
 
 @final
@@ -107,7 +108,7 @@ class _KeyedDataset(Dataset[Any]):
         key = derive(self._seed, "sample", self._epoch, index)
         random.seed(key)
         np.random.seed(key % 2**32)  # noqa: NPY002
-        torch.random.default_generator.manual_seed(key)
+        seed_default(torch.device("cpu"), key)
         try:
             return self._inner[index]
         finally:

@@ -95,9 +95,7 @@ class LambdaMax:
     def see(self, view: View) -> None:
         """Measure at the weights after the update."""
         assert view.risk is not None
-        top = power_iteration(
-            view.risk, start=self._vector, tolerance=self._tolerance, max_products=self._max_products
-        )
+        top = power_iteration(view.risk, start=self._vector, tolerance=self._tolerance, max_products=self._max_products)
         self._vector = top.vector
         row = {"update": view.update, "lambda_max": top.value, "residual": top.residual}
         self.rows.append(row | {"sharpness_times_lr": top.value * view.lr, "products": top.products})

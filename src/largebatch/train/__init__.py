@@ -2,11 +2,11 @@
 
 from largebatch.train._augment import build_augmentation
 from largebatch.train._execution import Execution
+from largebatch.train._fit import fit
 from largebatch.train._identity import build_model, identity
 from largebatch.train._launch import launch, leave_with_parent
 from largebatch.train._layerwise import LAMB, LARS
 from largebatch.train._log import RunLog
-from largebatch.train._loop import fit
 from largebatch.train._multipass import SAM, Proximal
 from largebatch.train._optim import build_optimizer
 from largebatch.train._preview import Preview, preview

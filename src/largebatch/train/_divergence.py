@@ -13,7 +13,9 @@ import torch
 
 from largebatch.core import Task
 
-__all__ = ["LossHistory", "trivial_loss"]
+__all__ = ["ADVICE", "LossHistory", "trivial_loss"]
+
+ADVICE = "try gradual warmup (recipe.at brings it), a lower rate or a smaller batch"
 
 
 @dataclass
@@ -53,11 +55,13 @@ class LossHistory:
         return update if self.first_excess is None else self.first_excess
 
     def _spike(self) -> str:
-        return "" if self.first_excess is None else f"; step {self.first_excess} was the first above 3 × the initial loss"
+        return (
+            "" if self.first_excess is None else f"; step {self.first_excess} was the first above 3 × the initial loss"
+        )
 
 
 def trivial_loss(task: Task) -> float | None:
-    """Loss of predicting the training set's class frequencies, by the task's own loss; None where it has no classes.
+    """Loss of predicting the training set's class frequencies; None where the task's loss is no cross-entropy over classes.
 
     Classes are int64 targets: (n,) or, per token, (n, tokens); of a data set, its `targets`.
     """
@@ -77,5 +81,9 @@ def trivial_loss(task: Task) -> float | None:
     except (RuntimeError, ValueError, TypeError, IndexError):
         return None  # a loss over something other than one logit for each class
     values = result[0] if isinstance(result, tuple) else result
-    loss = float((frequencies * values.reshape(-1)).sum()) if values.numel() == classes else math.nan
-    return loss if math.isfinite(loss) else None
+    if values.numel() != classes:
+        return None
+    loss = float((frequencies * values.reshape(-1)).sum())
+    entropy = float(torch.special.entr(frequencies).sum())
+    # Another loss over integers (a margin, a regression) gives some number too, but not that of a prediction.
+    return loss if math.isclose(loss, entropy, rel_tol=1e-4) else None

@@ -36,7 +36,12 @@ def evaluate(
             outputs = model(inputs)
             values, weights = weigh(task.loss(outputs, targets), len(inputs))
         value, count = total(values.double(), None if weights is None else weights.double())
-        row = [value, count, len(inputs), *(metric(outputs, targets).double().sum() for metric in task.metrics.values())]
+        row = [
+            value,
+            count,
+            len(inputs),
+            *(metric(outputs, targets).double().sum() for metric in task.metrics.values()),
+        ]
         sums += torch.stack([torch.as_tensor(x, dtype=torch.float64, device=device) for x in row])
     model.train(was_training)
     loss, weight, seen, *metrics = world.sum(sums).tolist()

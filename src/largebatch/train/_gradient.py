@@ -5,10 +5,10 @@ batch, and gradients are summed. A loss with weights (tokens) knows its count on
 gradients are divided at the end.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import final
+from typing import Any, final
 
 import torch
 from torch import Tensor, nn
@@ -64,7 +64,9 @@ class GlobalGradient:
 
     Args:
         model: with its batch norms swapped for ghosts that wait for their commit; its dropout is swapped here.
-        micro_batch_size: of the recipe's execution; lowered here when memory runs out.
+        micro_batch_size: of the run's execution; lowered here when memory runs out.
+        forward: the compiled model, where there is one.
+        stop: whether this rank wishes to stop; the ranks' wishes travel with the gradients.
     """
 
     def __init__(
@@ -77,7 +79,8 @@ class GlobalGradient:
         *,
         seed: int,
         micro_batch_size: int | None,
-        forward: nn.Module | None = None,
+        forward: Callable[..., Any] | None = None,
+        stop: Callable[[], bool] = lambda: False,
     ):
         self.model = model
         self.micro_batch_size = micro_batch_size
@@ -85,11 +88,11 @@ class GlobalGradient:
         self._task, self._recipe, self._world, self._device, self._seed = task, recipe, world, device, seed
         self._autocast = autocast_of(recipe, device)
         self._parameters = [p for p in model.parameters() if p.requires_grad]
+        self._stop = stop
         self._dropouts = swap_dropout(model)
         self._sum = GradientSum(self._parameters, world)
         self._loss_options = {"label_smoothing": recipe.label_smoothing} if recipe.label_smoothing else {}
         self._is_whole = recipe.ghost_batch_size is None and has_batch_norm(model)
-        self.wants_stop = False
         if self._is_whole and micro_batch_size is not None:
             raise ValueError(
                 f"micro_batch_size: got {micro_batch_size}, but with ghost_batch_size=None batch norm takes its statistics "
@@ -136,7 +139,9 @@ class GlobalGradient:
             loss_sum, count = total(values, weights)
             weighted = weights is not None
             loss_sum.backward(gradient=None if weighted else torch.full_like(loss_sum, 1.0 / share.batch_size))
-            sums[1:] += torch.stack([torch.as_tensor(count, device=sums.device, dtype=sums.dtype), loss_sum.detach(), *metrics])
+            sums[1:] += torch.stack(
+                [torch.as_tensor(count, device=sums.device, dtype=sums.dtype), loss_sum.detach(), *metrics]
+            )
             if splitter is not None:
                 splitter.take(count)
             position += len(inputs)
@@ -156,7 +161,7 @@ class GlobalGradient:
     def _finish(
         self, share: Share, sums: Tensor, weighted: bool, splitter: "_Splitter | None", is_first: bool
     ) -> BatchSums:
-        sums[0] = float(self.wants_stop)
+        sums[0] = float(self._stop())
         several = self._world.size > 1
         extras = torch.cat([sums, pending_statistics(self.model).to(sums)]) if several and is_first else sums
         extras = self._sum.finish(extras)

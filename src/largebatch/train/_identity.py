@@ -75,6 +75,6 @@ def _data_digest(data: Data) -> str:
     return digest.hexdigest()
 
 
-def _add_tensor(digest: "hashlib._Hash", tensor: Tensor) -> None:
+def _add_tensor(digest: hashlib.blake2b, tensor: Tensor) -> None:
     digest.update(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
-    digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)

@@ -9,9 +9,6 @@ The published ports differ in silence from the papers and from one another. Thes
 too (timm and torch_optimizer do not), and from the first step on (pytorch_optimizer 3.9.0 does not).
 """
 
-# The multi-tensor kernels, torch._foreach_*, have no public name.
-# pyright: reportPrivateImportUsage=false
-
 from abc import abstractmethod
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence

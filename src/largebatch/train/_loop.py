@@ -7,9 +7,8 @@ machine looks like (ranks, micro-batches) never enters.
 
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
-from pathlib import Path
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any, Literal, final
 
 import torch
@@ -29,132 +28,61 @@ from largebatch.core import (
     distance,
     squared_norm,
     swap_batchnorm,
-    world_from_environment,
 )
 from largebatch.recipe import Duration, Recipe, Timeline
-from largebatch.train._divergence import trivial_loss
+from largebatch.train._divergence import ADVICE, trivial_loss
 from largebatch.train._evaluate import evaluate
-from largebatch.train._execution import Execution, autocast_of, dtype_of, prepare_model
+from largebatch.train._execution import Execution, autocast_of, dtype_of
 from largebatch.train._gradient import BatchSums, GlobalGradient, Share
-from largebatch.train._identity import build_model, identity
-from largebatch.train._log import RunLog
-from largebatch.train._check import check_task
 from largebatch.train._optim import build_optimizer
 from largebatch.train._run import Run
 from largebatch.train._shares import shares
-from largebatch.train._signals import StopRequest, stop_requests
+from largebatch.train._signals import StopRequest
 from largebatch.train._state import State
 from largebatch.train._store import RunStore, weights_are_finite
 
-__all__ = ["fit"]
+__all__ = ["Training"]
 
-LOOKS_PER_EPOCH = 20  # rows of the log; each costs about as much as two optimiser steps
 STOP_READ_EVERY = 16  # updates on a GPU, where reading a sum makes the host wait
-
-
-def fit(
-    task: Task,
-    recipe: Recipe | None = None,
-    *,
-    seed: int = 0,
-    out: str | Path | None = None,
-    observers: Sequence[Observer] = (),
-    execution: Execution | None = None,
-    checkpoint_every: str = "1ep",
-    log_every: int | None = None,
-    progress: bool = True,
-) -> Run:
-    """Train a task by a recipe; resume by default.
-
-    Under torchrun (or `largebatch train --workers N`) every rank calls this alike.
-
-    Args:
-        recipe: None takes the task's own.
-        seed: of the initial weights, the order of the data, augmentation and dropout.
-        out: run folder, in which {task} and {digest} are filled in. None writes nothing. A folder with an unfinished run of the same identity is continued, a
-            finished one returns its result.
-        observers: onlookers, see `core.Observer`.
-        execution: device, micro-batch, loader: how to compute, never what.
-        checkpoint_every: a duration such as "1ep" or "500steps".
-        log_every: updates between rows of the log; None: 20 rows an epoch.
-        progress: a bar on stderr, where that is a terminal.
-
-    Raises:
-        ValueError: the recipe does not fit the task or the folder; the message says what to change.
-    """
-    recipe = _recipe_for(task, recipe)
-    execution = Execution() if execution is None else execution
-    device = execution.resolve_device()
-    devices = [device] if device.type == "cuda" else []
-    with world_from_environment(device) as world, torch.random.fork_rng(devices=devices), stop_requests() as stop:
-        model = build_model(task, seed)
-        digest = "" if out is None else identity(task, recipe, seed, model)
-        store = RunStore(_folder(out, task, digest), digest, world, device)
-        prepare_model(model, recipe, execution, device)
-        check_task(task, model, device, recipe)
-        finished = store.finished_run(model)
-        if finished is not None:
-            return finished
-        with nullcontext() if store.folder is None else store.folder.lock():
-            training = _Training(task, recipe, seed, model, world, execution, store, stop)
-            training.cadence = Duration.parse(checkpoint_every), log_every
-            training.observers += observers
-            return training.run(progress and world.is_first)
-
-
-def _folder(out: str | Path | None, task: Task, digest: str) -> Path | None:
-    if out is None:
-        return None
-    return Path(str(out).replace("{task}", task.name.replace("/", "-")).replace("{digest}", digest))
-
-
-def _recipe_for(task: Task, recipe: Recipe | None) -> Recipe:
-    chosen = task.recipe if recipe is None else recipe
-    if chosen is None:
-        raise ValueError(f"recipe: task {task.name} brings none, so pass one: fit(task, Recipe(256, lr=0.1))")
-    chosen.validate_for(data_size(task.train))
-    return chosen
-
 
 Status = Literal["finished", "diverged", "stopped"]
 
 
 @final
-class _Training:
+@dataclass(kw_only=True)
+class Training:
     """One call of `fit`: what stays the same throughout, and the state that moves."""
 
-    def __init__(
-        self,
-        task: Task,
-        recipe: Recipe,
-        seed: int,
-        model: nn.Module,
-        world: World,
-        execution: Execution,
-        store: RunStore,
-        stop: StopRequest,
-    ):
-        self.task, self.recipe, self.seed, self.model = task, recipe, seed, model
-        self.world, self.execution, self.store, self.stop = world, execution, store, stop
-        self.device = next(model.parameters()).device
-        self.parameters = [p for p in model.parameters() if p.requires_grad]
-        self.forward = torch.compile(model) if execution.compile else model
-        self.cadence: tuple[Duration, int | None] = (Duration.parse("1ep"), None)
-        self.observers: list[Observer] = []
+    task: Task
+    recipe: Recipe
+    seed: int
+    model: nn.Module
+    world: World
+    execution: Execution
+    store: RunStore
+    stop: StopRequest
+    checkpoint_every: Duration
+    log_every: int
+
+    def __post_init__(self) -> None:
+        self.device = next(self.model.parameters()).device
+        self.parameters = [p for p in self.model.parameters() if p.requires_grad]
+        self.start = [p.detach().clone() for p in self.parameters]  # x₀
+        self.forward = torch.compile(self.model) if self.execution.compile else self.model
+        self.trivial = trivial_loss(self.task)
+        self.loader = self._loader(self.task.train)
+        self.held_out = self._loader(self.task.held_out)
         self.state = State()
-        self.trivial = trivial_loss(task)
-        self.start: list[Tensor] = []  # x₀
+        self.last_held_out: dict[str, float] | None = None  # at the present weights
+        self.observers: list[Observer] = []
         self.begun = time.perf_counter()
         self.bar: tqdm[Any] | None = None
 
-    def run(self, progress: bool) -> Run:
+    def run(self, observers: list[Observer], *, progress: bool) -> Run:
         """Every phase, from wherever the last call stopped."""
         phases = _phases(self.recipe)
         timelines = [Timeline(recipe, data_size(self.task.train)) for recipe, _ in phases]
-        self.log_every = self.cadence[1] or max(1, timelines[0].updates_per_epoch // LOOKS_PER_EPOCH)
-        self.observers.insert(0, RunLog(self.store.folder, self.log_every))
-        self.loader = self._loader(self.task.train)
-        self.held_out = self._loader(self.task.held_out)
+        self.observers = observers
         self.store.open(self.recipe, self.task.name, self.seed)
         carried = self._resume()
         for note in self.store.notes:
@@ -182,27 +110,32 @@ class _Training:
             optimizer.load_state_dict(carried)
         gradient = GlobalGradient(
             self.model, self.task, recipe, self.world, self.device,
-            seed=self.seed, micro_batch_size=self.execution.micro_batch_size, forward=self.forward,
+            seed=self.seed, micro_batch_size=self.execution.micro_batch_size, forward=self.forward, stop=self.stop.__bool__,
         )  # fmt: skip
         if self.state.samples == 0:
             self._save(optimizer)
-        interval = timeline.resolve(self.cadence[0])
+        interval = timeline.resolve(self.checkpoint_every)
         try:
             for share in self._shares(timeline):
-                gradient.wants_stop = bool(self.stop)
                 sums = self._update(share, timeline, optimizer, gradient)
                 reason = self._end_of_epoch(timeline) if self._is_end_of_epoch(timeline) else self._look(timeline)
                 if reason:
-                    return "diverged", reason, None
+                    return "diverged", f"{reason}; {ADVICE}", None
                 done = self.state.phase_samples
                 due = done // interval > (done - share.batch_size) // interval or done >= timeline.total_samples
                 stopping = self._is_stopping(sums)
                 if due or stopping:
                     if not weights_are_finite(self.model):
-                        return "diverged", f"diverged at step {self.state.update - 1}: the weights are not finite", None
+                        step = self.state.update - 1
+                        return "diverged", f"diverged at step {step}: the weights are not finite; {ADVICE}", None
                     self._save(optimizer)
                 if stopping and done < timeline.total_samples:
-                    return "stopped", f"stopped by a signal after update {self.state.update}", None
+                    name = self.stop.name or "a signal to another worker"
+                    return (
+                        "stopped",
+                        f"stopped by {name} after update {self.state.update}; the same call continues it",
+                        None,
+                    )
         finally:
             gradient.close()
         return "finished", "", optimizer.state_dict()
@@ -230,6 +163,7 @@ class _Training:
         optimizer.step(compute)
         sums, gradient_squared_norm = passes[0]
         commit_statistics(self.model, sums.statistics)
+        self.last_held_out = None
         loss = state.add(sums, share.batch_size)
         if asked:
             now = [p.detach() for p in self.parameters]
@@ -264,16 +198,15 @@ class _Training:
 
     def _is_end_of_epoch(self, timeline: Timeline) -> bool:
         done = self.state.phase_update
-        return done == timeline.total_updates or timeline.batch_of(done)[1] == 0
+        return done == timeline.total_updates or done % timeline.updates_per_epoch == 0
 
     def _end_of_epoch(self, timeline: Timeline) -> str:
         """Evaluate, show, judge; returns why the run has diverged, or ""."""
         state = self.state
-        epoch = timeline.batch_of(state.phase_update - 1)[0]
+        epoch = timeline.epoch_of(state.phase_update - 1)
         reason = self._judge(timeline, epoch)
-        if reason:
-            return reason
         held_out = self._evaluate(self.held_out, data_size(self.task.held_out))
+        self.last_held_out = held_out
         metrics = state.epoch_means(list(self.task.metrics)) | {f"held_out_{k}": v for k, v in held_out.items()}
         seconds = state.seconds + time.perf_counter() - self.begun
         view = EpochView(epoch, state.phase, state.update, state.samples, seconds, metrics)
@@ -285,7 +218,7 @@ class _Training:
         if self.bar is not None:
             self.bar.set_postfix({name: f"{value:.4g}" for name, value in metrics.items()}, refresh=False)
         state.start_epoch()
-        return ""
+        return reason
 
     def _judge(self, timeline: Timeline, epoch: int) -> str:
         losses = self.state.recent_losses()
@@ -298,12 +231,11 @@ class _Training:
         state.seconds += time.perf_counter() - self.begun
         metrics: dict[str, float] = {}
         if status != "stopped":
-            splits = {"train": (self.loader, self.task.train), "test": (self._loader(self.task.test), self.task.test)}
-            if self.task.validation is not None:
-                splits["validation"] = self.held_out, self.task.validation
-            for split, (loader, data) in splits.items():
-                found = self._evaluate(loader, data_size(data))
-                metrics |= {f"{split}_{name}": value for name, value in found.items()}
+            for split, data in (("train", self.task.train), ("test", self.task.test), ("validation", self.task.validation)):
+                if data is not None:
+                    is_fresh = data is self.task.held_out and self.last_held_out is not None
+                    found = self.last_held_out if is_fresh else self._evaluate(self._loader(data), data_size(data))
+                    metrics |= {f"{split}_{name}": value for name, value in (found or {}).items()}
         run = Run(
             task=self.task.name, recipe=self.recipe.to_json(), seed=self.seed, status=status, reason=reason,
             updates=state.update, samples=state.samples, seconds=state.seconds,
@@ -316,7 +248,6 @@ class _Training:
 
     def _resume(self) -> dict[str, Any] | None:
         """Take up the newest checkpoint; returns the optimiser's state in it."""
-        self.start = [p.detach().clone() for p in self.parameters]
         checkpoint = self.store.resume()
         if checkpoint is None:
             return None

@@ -4,9 +4,6 @@ Each wraps a torch optimiser and is driven as torch drives closures: `optimizer.
 `step(gradient)` drives plain torch optimisers, LARS and LAMB by the same line.
 """
 
-# The multi-tensor kernels, torch._foreach_*, have no public name.
-# pyright: reportPrivateImportUsage=false
-
 from abc import ABC, abstractmethod
 from typing import Any, Protocol, final
 

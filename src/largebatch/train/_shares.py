@@ -46,5 +46,3 @@ def _positions(batch: Tensor, ghost: int | None, world: World, micro: int | None
     own = batch[start:stop]
     bounds = [(0, len(own))] if micro is None else cut(len(own), ghost, micro)
     return start, [own[a:b] for a, b in bounds]
-
-

@@ -17,6 +17,11 @@ class StopRequest:
     def __init__(self) -> None:
         self.signal = 0
 
+    @property
+    def name(self) -> str:
+        """Of the signal, "" for none."""
+        return signal.Signals(self.signal).name if self.signal else ""
+
     def __bool__(self) -> bool:
         return self.signal != 0
 

@@ -79,7 +79,9 @@ class RunStore:
         if self.folder is None:
             return
         self._check_identity(self.folder)
-        self.folder.write("recipe.json", {"task": task, "seed": seed, "digest": self._digest, "recipe": recipe.to_json()})
+        self.folder.write(
+            "recipe.json", {"task": task, "seed": seed, "digest": self._digest, "recipe": recipe.to_json()}
+        )
         self.folder.write("environment.json", _environment(self._world))
 
     def resume(self) -> Checkpoint | None:

@@ -1,0 +1,78 @@
+"""What the benchmarks share: runs in alternating order, ratios of paired runs, and what they were run on.
+
+A machine drifts (other processes, frequency, caches), so contenders are compared within a round, where they ran shortly
+after one another: a ratio is taken for each round, and its median over the rounds is the result, with the range beside it.
+"""
+
+import os
+import platform
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from statistics import median
+from typing import Any, TypeVar
+
+import torch
+
+T = TypeVar("T")
+THREADS = 2
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """How many times faster we are than a peer, over paired rounds."""
+
+    median: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"{self.median:.3f}x ({self.low:.3f}-{self.high:.3f})"
+
+
+def speedup(peer_seconds: Sequence[float], our_seconds: Sequence[float]) -> Ratio:
+    """Peer's time / our time, round by round."""
+    ratios = [peer / ours for peer, ours in zip(peer_seconds, our_seconds, strict=True)]
+    return Ratio(median(ratios), min(ratios), max(ratios))
+
+
+def alternate(contenders: Mapping[str, Callable[[int], T]], rounds: int) -> dict[str, list[T]]:
+    """Call each contender with the number of the round, in each round; every other round in reverse order."""
+    found: dict[str, list[T]] = {name: [] for name in contenders}
+    for number in range(rounds):
+        order = list(contenders) if number % 2 == 0 else list(reversed(contenders))
+        for name in order:
+            found[name].append(contenders[name](number))
+            tell(f"round {number + 1}/{rounds}: {name} done, load {os.getloadavg()[0]:.2f}")
+    return found
+
+
+def machine(*packages: str) -> dict[str, Any]:
+    """What the figures depend on besides the code, for the record."""
+    return {
+        "cpu": _cpu_field("model name") or platform.processor(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "load": round(os.getloadavg()[0], 2),  # of the last minute: 1 or more before a run means that others compute
+        "python": platform.python_version(),
+        **{package: version(package) for package in ("torch", "largebatch", *packages)},
+    }
+
+
+def cpu_flags() -> set[str]:
+    """Instruction sets as Linux names them; empty elsewhere."""
+    return set(_cpu_field("flags").split())
+
+
+def tell(text: str) -> None:
+    """Progress, on stderr."""
+    sys.stderr.write(f"{text}\n")
+
+
+def _cpu_field(name: str) -> str:
+    path = Path("/proc/cpuinfo")
+    lines = path.read_text().splitlines() if path.exists() else []
+    values = (line.partition(":")[2].strip() for line in lines if line.partition(":")[0].strip() == name)
+    return next(values, "")

@@ -1,0 +1,100 @@
+"""`fit`: the door to the loop. Checks what it is given, finds or makes the run, and trains."""
+
+from collections.abc import Sequence
+from contextlib import nullcontext
+from pathlib import Path
+
+import torch
+
+from largebatch.core import Observer, Task, data_size, world_from_environment
+from largebatch.recipe import Duration, Recipe, Timeline
+from largebatch.train._check import check_task
+from largebatch.train._execution import Execution, prepare_model
+from largebatch.train._identity import build_model, identity
+from largebatch.train._log import RunLog
+from largebatch.train._loop import Training
+from largebatch.train._run import Run
+from largebatch.train._signals import stop_requests
+from largebatch.train._store import RunStore
+
+__all__ = ["fit"]
+
+LOOKS_PER_EPOCH = 20  # rows of the log; each costs about as much as two optimiser steps
+
+
+def fit(
+    task: Task,
+    recipe: Recipe | None = None,
+    *,
+    seed: int = 0,
+    out: str | Path | None = None,
+    observers: Sequence[Observer] = (),
+    execution: Execution | None = None,
+    checkpoint_every: str = "1ep",
+    log_every: int | None = None,
+    progress: bool = True,
+) -> Run:
+    """Train a task by a recipe; resume by default.
+
+    Under torchrun (or `largebatch train --workers N`) every rank calls this alike.
+
+    Args:
+        recipe: None takes the task's own.
+        seed: of the initial weights, the order of the data, augmentation and dropout.
+        out: run folder, in which {task} and {digest} are filled in. None writes nothing. A folder with an unfinished run
+            of the same identity is continued, a finished one returns its result.
+        observers: onlookers, see `core.Observer`.
+        execution: device, micro-batch, loader: how to compute, never what.
+        checkpoint_every: a duration such as "1ep" or "500steps".
+        log_every: updates between rows of the log; None: 20 rows an epoch.
+        progress: a bar on stderr, where that is a terminal.
+
+    Raises:
+        ValueError: the recipe does not fit the task or the folder; the message says what to change.
+    """
+    recipe = _recipe_for(task, recipe)
+    execution = Execution() if execution is None else execution
+    device = execution.resolve_device()
+    devices = [device] if device.type == "cuda" else []
+    with world_from_environment(device) as world, torch.random.fork_rng(devices=devices), stop_requests() as stop:
+        model = build_model(task, seed)
+        digest = "" if out is None else identity(task, recipe, seed, model)
+        store = RunStore(_folder(out, task, digest), digest, world, device)
+        prepare_model(model, recipe, execution, device)
+        check_task(task, model, device, recipe)
+        finished = store.finished_run(model)
+        if finished is not None:
+            return finished
+        with nullcontext() if store.folder is None else store.folder.lock():
+            training = Training(
+                task=task,
+                recipe=recipe,
+                seed=seed,
+                model=model,
+                world=world,
+                execution=execution,
+                store=store,
+                stop=stop,
+                checkpoint_every=Duration.parse(checkpoint_every),
+                log_every=log_every or _log_every(recipe, task),
+            )
+            log = RunLog(store.folder, training.log_every)
+            return training.run([log, *observers], progress=progress and world.is_first)
+
+
+def _log_every(recipe: Recipe, task: Task) -> int:
+    return max(1, Timeline(recipe, data_size(task.train)).updates_per_epoch // LOOKS_PER_EPOCH)
+
+
+def _folder(out: str | Path | None, task: Task, digest: str) -> Path | None:
+    if out is None:
+        return None
+    return Path(str(out).replace("{task}", task.name.replace("/", "-")).replace("{digest}", digest))
+
+
+def _recipe_for(task: Task, recipe: Recipe | None) -> Recipe:
+    chosen = task.recipe if recipe is None else recipe
+    if chosen is None:
+        raise ValueError(f"recipe: task {task.name} brings none, so pass one: fit(task, Recipe(256, lr=0.1))")
+    chosen.validate_for(data_size(task.train))
+    return chosen

@@ -1,0 +1,163 @@
+"""Three real users of Observer beside the run log: a noise scale, a tracker of λ_max, TensorBoard."""
+
+import pytest
+import small_tasks
+import torch
+from ranks import run_ranks
+
+from largebatch import core
+from largebatch.core import Partials, Request
+from largebatch.curvature import LambdaMax, hessian_product, power_iteration
+from largebatch.noise import NoiseScale, noise_and_signal
+from largebatch.tasks import NoisyQuadratic
+from largebatch.train import TensorBoard, fit
+
+
+class Catcher:
+    """Keeps everything it is shown."""
+
+    name = "catcher"
+
+    def __init__(self, request):
+        self.request, self.views, self.epochs = request, [], []
+
+    def wants(self, update):
+        return self.request
+
+    def see(self, view):
+        self.views.append(view)
+
+    def see_epoch(self, view):
+        self.epochs.append(view)
+
+    def state_dict(self):
+        return {}
+
+    def load_state_dict(self, state):
+        pass
+
+
+def caught(world_parts=4):
+    catcher = Catcher(Request(parts=world_parts, norms=True))
+    fit(small_tasks.task(), small_tasks.recipe(duration="2ep"), observers=[catcher], progress=False)
+    return [(v.samples, v.loss, v.gradient_squared_norm, v.partials.counts, v.partials.squared_norms) for v in catcher.views]
+
+
+def test_partial_gradients_are_those_of_their_ghosts():
+    """The mean of the parts, weighted by their samples, has the norm of the whole only if each part is right."""
+    task = small_tasks.task()
+    model = small_tasks.build(task)
+    core.swap_batchnorm(model, 8)
+    chosen = core.permutation(203, 0, 0)[:64]
+    norms = []
+    for start in range(0, 64, 16):
+        part = chosen[start : start + 16]
+        loss = core.cross_entropy(model(task.train[0][part]), task.train[1][part]).mean()
+        norms.append(sum(g.square().sum() for g in torch.autograd.grad(loss, list(model.parameters()))))
+    _, _, _, counts, squared_norms = caught()[0]
+    assert counts.tolist() == [16, 16, 16, 16]
+    torch.testing.assert_close(squared_norms, torch.stack(norms), rtol=1e-10, atol=0)
+
+
+def test_splitting_changes_nothing_and_ranks_show_the_same_parts():
+    split = caught(4)
+    alone = Catcher(Request(norms=True))
+    fit(small_tasks.task(), small_tasks.recipe(duration="2ep"), observers=[alone], progress=False)
+    for a, b in zip(alone.views, split, strict=True):
+        assert a.partials is None
+        torch.testing.assert_close((a.loss, a.gradient_squared_norm), b[1:3], rtol=1e-12, atol=1e-14)
+    for rows in run_ranks(caught, 2):
+        for a, b in zip(split, rows, strict=True):
+            assert a[0] == b[0]
+            torch.testing.assert_close(a[1:3], b[1:3], rtol=1e-10, atol=1e-14)
+            assert b[3].sum() == a[3].sum()
+            if a[3].tolist() == b[3].tolist():
+                torch.testing.assert_close(a[4], b[4], rtol=1e-10, atol=1e-14)
+
+
+def test_the_noise_scale_is_unbiased_on_a_quadratic_with_known_noise():
+    """At fixed weights: mean over many batches against the exact tr Σ and |G|², with unequal parts."""
+    torch.manual_seed(0)
+    n, gradient = 4000, torch.tensor([1.0, -2.0, 0.5], dtype=torch.float64)
+    scale = torch.tensor([3.0, 1.0, 2.0], dtype=torch.float64)
+    traces, signals = [], []
+    for _ in range(n):
+        parts = [gradient + scale * torch.randn(b, 3, dtype=torch.float64) for b in (7, 2, 5)]
+        whole = torch.cat(parts).mean(0)
+        partials = Partials(
+            torch.tensor([7.0, 2.0, 5.0]).double(), torch.stack([p.mean(0).square().sum() for p in parts])
+        )
+        trace, signal = noise_and_signal(partials, whole.square().sum())
+        traces.append(trace)
+        signals.append(signal)
+    for found, exact in ((torch.stack(traces), 14.0), (torch.stack(signals), 5.25)):
+        assert abs(float(found.mean()) - exact) / (float(found.std()) / n**0.5) < 4
+
+
+def test_the_noise_scale_watches_a_run_and_survives_its_checkpoint(tmp_path):
+    noise = NoiseScale(every=2, parts=4)
+    fit(small_tasks.task(), small_tasks.recipe(duration="5ep"), observers=[noise], progress=False)
+    assert noise.looks == 10
+    assert noise.trace > 0
+    assert noise.noise_scale == pytest.approx(noise.trace / noise.squared_norm)
+    twin = NoiseScale()
+    assert twin.noise_scale != twin.noise_scale
+    twin.load_state_dict(noise.state_dict())
+    assert (twin.looks, twin.trace) == (noise.looks, noise.trace)
+
+
+def test_equal_small_and_large_batches_are_refused():
+    one = Partials(torch.tensor([8.0]), torch.tensor([1.0]))
+    with pytest.raises(ValueError, match="expected at least 2 partial gradients of a batch, got 1"):
+        noise_and_signal(one, torch.tensor(1.0))
+
+
+def quadratic():
+    hessian = torch.diag(torch.tensor([5.0, 2.0, 0.5], dtype=torch.float64))
+    return NoisyQuadratic(hessian, torch.eye(3, dtype=torch.float64), torch.ones(3, dtype=torch.float64))
+
+
+def test_lambda_max_of_a_quadratic_is_exact_within_its_residual():
+    problem = quadratic()
+    task = problem.task()
+    model = task.model().double()
+    risk = core.Risk(model, task.loss, task.train, batch_size=7)
+    vector = torch.tensor([1.0, -1.0, 2.0], dtype=torch.float64)
+    torch.testing.assert_close(hessian_product(risk, vector), problem.curvature @ vector, rtol=1e-10, atol=1e-12)
+    top = power_iteration(risk, tolerance=1e-6)
+    assert abs(top.value - 5.0) <= top.residual + 1e-9
+    assert top.residual <= 5e-6
+    assert power_iteration(risk, start=top.vector).products == 1
+
+
+def track(size_hint):
+    tracker = LambdaMax(every=10, max_products=30)
+    run = fit(small_tasks.task(), small_tasks.recipe(), observers=[tracker], progress=False)
+    return [(row["update"], row["lambda_max"]) for row in tracker.rows], run.metrics
+
+
+def test_lambda_max_is_tracked_and_leaves_no_trace_on_any_number_of_ranks():
+    plain = fit(small_tasks.task(), small_tasks.recipe(), progress=False)
+    rows, metrics = track(1)
+    assert [update for update, _ in rows] == [0, 10, 20, 30, 40]
+    assert metrics == plain.metrics
+    for found, _ in run_ranks(track, 2, 2):
+        assert [update for update, _ in found] == [update for update, _ in rows]
+        assert [value for _, value in found] == pytest.approx([value for _, value in rows], rel=1e-8)
+
+
+def test_tensorboard_gets_the_curves_by_samples(tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    fit(small_tasks.task(), small_tasks.recipe(duration="2ep"), observers=[TensorBoard(tmp_path, every=1)], progress=False)
+    events = EventAccumulator(str(tmp_path)).Reload()
+    assert {"train/loss", "optim/lr", "optim/gradient_norm", "epoch/held_out_accuracy"} <= set(events.Tags()["scalars"])
+    assert [point.step for point in events.Scalars("epoch/train_loss")] == [203, 406]
+
+
+def test_tensorboard_that_is_not_installed_says_how_to_install_it(tmp_path, monkeypatch):
+    import sys
+
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    with pytest.raises(ModuleNotFoundError, match=r"pip install 'largebatch\[tensorboard\]'"):
+        TensorBoard(tmp_path)
