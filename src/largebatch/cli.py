@@ -150,6 +150,7 @@ def _train(command: TrainCommand, words: list[str]) -> int:
         return train.launch(words, command.workers)
     from largebatch import tasks
     from largebatch.core import data_size
+    from largebatch.recipe import Duration
 
     task = tasks.find(command.task)
     recipe = _recipe(command, task.recipe)
@@ -161,6 +162,8 @@ def _train(command: TrainCommand, words: list[str]) -> int:
         _print_json(expected.to_json()) if command.json else print(_describe_preview(expected), end="")
         return 0
     is_first = os.environ.get("RANK", "0") == "0"
+    train.prepare(task, recipe, execution, seed=command.seed)  # a mistake is said alone
+    Duration.parse(command.checkpoint_every)
     if is_first:
         sys.stderr.write(_describe_changes(recipe))
         for warning in recipe.warnings(data_size(task.train)):
@@ -194,12 +197,14 @@ def _tasks(command: TasksCommand) -> int:
     if command.json:
         _print_json([vars(row) for row in rows])
         return 0
-    columns = ("task", "network", "train", "test", "data", "here", "how to get it")
-    cells = [
-        (row.name, row.network, row.train_size, row.test_size, row.data, "yes" if row.present else "no", row.where)
-        for row in rows
-    ]
+    columns = ("task", "network", "train", "test", "data", "here")
+    cells = [(row.name, row.network, row.train_size, row.test_size, row.data, row.present) for row in rows]
     print(Table(columns, cells).text())
+    missing = {row.data: row.where for row in rows if not row.present}
+    if missing:
+        print("\nhow to get what is not here:")
+        print("\n".join(f"  {data}: {where}" for data, where in missing.items()))
+    print("\nYour own: largebatch train path/to/file.py:name, where name is a largebatch.core.Task.")
     return 0
 
 

@@ -54,7 +54,7 @@ def adam(*, beta1: float, beta2: float, eps: float, weight_decay: float) -> Rule
 def lars(
     *, momentum: float, weight_decay: float, trust_coefficient: float, convention: str = "paper", nesterov: bool = False
 ) -> Rule:
-    """You, Gitman and Ginsburg 2017, algorithm 1; local rate 1 where the paper's formula is 0 or has no meaning."""
+    """You, Gitman and Ginsburg 2017, algorithm 1; local rate 1 where ‖w‖ or ‖g‖ is 0."""
     v: dict[int, np.ndarray] = {}
 
     def update(weights: Weights, gradients: Weights, rate: float) -> Weights:
@@ -86,7 +86,7 @@ def lamb(
     weight_decay: float,
     phi: Callable[[float], float] = lambda z: z,
 ) -> Rule:
-    """You et al. 2020, algorithm 2; ratio 1 where it would be 0 or has no meaning."""
+    """You et al. 2020, algorithm 2; ratio 1 where φ(‖x‖) or the norm of the step is 0."""
     m: dict[int, np.ndarray] = {}
     v: dict[int, np.ndarray] = {}
     t = 0

@@ -192,6 +192,22 @@ def test_how_tensors_are_cut_into_lists_does_not_matter(make, monkeypatch):
 
 
 @pytest.mark.parametrize("make", [LARS, LAMB])
+def test_tensors_of_several_dtypes_do_not_touch_one_another(make):
+    def stepped(*dtypes):
+        params = [nn.Parameter(torch.linspace(0.1, 1, 7, dtype=dtype)) for dtype in dtypes]
+        optimizer = make(params, 0.1, weight_decay=0.1)
+        for p in params:
+            p.grad = p.detach().square() - 0.3
+        optimizer.step()
+        return params
+
+    dtypes = (torch.float32, torch.float64, torch.bfloat16)
+    for found, dtype in zip(stepped(*dtypes), dtypes, strict=True):
+        assert found.dtype == dtype
+        assert torch.equal(found, stepped(dtype)[0])
+
+
+@pytest.mark.parametrize("make", [LARS, LAMB])
 def test_a_rate_may_be_a_tensor(make):
     paths = []
     for lr in (0.1, torch.tensor(0.1, dtype=torch.float64)):
@@ -497,6 +513,7 @@ def test_sam_stays_where_there_is_no_direction():
     optimizer = SAM(torch.optim.SGD([w], 0.1))
 
     def flat(first=True):
+        assert w.tolist() == [1.0, 1.0, 1.0]
         w.grad = torch.zeros(3)
 
     optimizer.step(flat)

@@ -1,18 +1,6 @@
 """The torch nouns: tasks, risks, ghosts, ranks, seeds, observers, checkpoints."""
 
-from largebatch.core._batchnorm import (
-    BatchNormMode,
-    GhostBatchNorm,
-    batch_norm_mode,
-    commit_statistics,
-    coupled_layers,
-    discard_statistics,
-    frozen_statistics,
-    has_batch_norm,
-    pending_statistics,
-    reestimate,
-    swap_batchnorm,
-)
+from largebatch.core._batchnorm import GhostBatchNorm, has_batch_norm, swap_batchnorm
 from largebatch.core._checkpoint import (
     Checkpoint,
     latest_checkpoint,
@@ -28,6 +16,16 @@ from largebatch.core._params import distance, flatten, squared_norm, unflatten
 from largebatch.core._risk import Risk
 from largebatch.core._sampler import cut, ghost_sizes, permutation, rank_share
 from largebatch.core._seeds import derive, generator, seed_default, uniform_per_sample
+from largebatch.core._statistics import (
+    BatchNormMode,
+    batch_norm_mode,
+    commit_statistics,
+    coupled_layers,
+    discard_statistics,
+    frozen_statistics,
+    pending_statistics,
+    reestimate,
+)
 from largebatch.core._task import (
     Data,
     Loss,

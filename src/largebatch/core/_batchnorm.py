@@ -1,4 +1,4 @@
-"""Everything about batch norm: ghost statistics, the swap, re-estimation, freezing, and finding coupled layers.
+"""Ghost batch norm: the layer, and the swap that puts it into a model.
 
 Ghost batch norm (Hoffer et al. 2017, arXiv 1705.08741; the per-worker statistics of Goyal et al. 2017, arXiv 1706.02677,
 section 2.3: n "is a hyper-parameter of the loss", not of the distribution). Each ghost of n samples is normalised by its
@@ -8,9 +8,7 @@ all ghosts of the mean and the unbiased variance:
     running ← (1 − m)·running + m·Σ_g n_g·statistic_g / Σ_g n_g
 """
 
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
-from typing import Any, Literal, final
+from typing import Literal, final
 
 import torch
 from torch import Tensor, nn
@@ -21,22 +19,7 @@ from torch.nn.modules.instancenorm import _InstanceNorm
 from largebatch.core._collective import World, sum_over_ranks
 from largebatch.core._sampler import ghost_sizes
 
-__all__ = [
-    "BatchNormMode",
-    "GhostBatchNorm",
-    "batch_norm_mode",
-    "commit_statistics",
-    "coupled_layers",
-    "discard_statistics",
-    "frozen_statistics",
-    "has_batch_norm",
-    "pending_statistics",
-    "reestimate",
-    "swap_batchnorm",
-]
-
-BatchNormMode = Literal["running", "batch"]
-"""Which statistics a measurement uses: the running ones (evaluation), or those of the batch at hand."""
+__all__ = ["GhostBatchNorm", "ghost_layers", "has_batch_norm", "swap_batchnorm"]
 
 
 @final
@@ -50,8 +33,8 @@ class GhostBatchNorm(_BatchNorm):
             `commit_statistics`, so that several passes (gradient accumulation, ranks) move them once, together.
     """
 
-    _pending_mean: Tensor
-    _pending_var: Tensor
+    pending_mean: Tensor
+    pending_var: Tensor
 
     def __init__(
         self,
@@ -77,10 +60,10 @@ class GhostBatchNorm(_BatchNorm):
         self.is_frozen = False
         self._group = world.statistics_group if world is not None and world.size > 1 else None
         self._dimensions = layer._check_input_dim
-        self._pending_count = 0
+        self.pending_count = 0
         if self.running_mean is not None:
-            self.register_buffer("_pending_mean", torch.zeros_like(self.running_mean), persistent=False)
-            self.register_buffer("_pending_var", torch.zeros_like(self.running_mean), persistent=False)
+            self.register_buffer("pending_mean", torch.zeros_like(self.running_mean), persistent=False)
+            self.register_buffer("pending_var", torch.zeros_like(self.running_mean), persistent=False)
 
     def _check_input_dim(self, input: Tensor) -> None:
         self._dimensions(input)
@@ -105,19 +88,19 @@ class GhostBatchNorm(_BatchNorm):
 
     def commit(self) -> None:
         """Move the running statistics once towards the pending ones, and start anew."""
-        if self.running_mean is None or self.running_var is None or self._pending_count == 0:
+        if self.running_mean is None or self.running_var is None or self.pending_count == 0:
             return
         assert self.num_batches_tracked is not None
         self.num_batches_tracked.add_(1)
         momentum = 1.0 / float(self.num_batches_tracked) if self.momentum is None else self.momentum
         with torch.no_grad():
-            self.running_mean.lerp_(self._pending_mean, momentum)
-            self.running_var.lerp_(self._pending_var, momentum)
+            self.running_mean.lerp_(self.pending_mean, momentum)
+            self.running_var.lerp_(self.pending_var, momentum)
         self.discard()
 
     def discard(self) -> None:
         """Forget the pending statistics."""
-        self._pending_count = 0
+        self.pending_count = 0
 
     def _by_ghost(self, x: Tensor) -> Tensor:
         sizes = ghost_sizes(len(x), self.ghost_batch_size)
@@ -137,7 +120,7 @@ class GhostBatchNorm(_BatchNorm):
             return F.batch_norm(x, None, None, self.weight, self.bias, True, 0.0, self.eps)
         # With this momentum torch's own in-place update is the running sample-weighted mean over the ghosts.
         share = self._weight_of(len(x))
-        return F.batch_norm(x, self._pending_mean, self._pending_var, self.weight, self.bias, True, share, self.eps)
+        return F.batch_norm(x, self.pending_mean, self.pending_var, self.weight, self.bias, True, share, self.eps)
 
     def _folded(self, x: Tensor, ghosts: int) -> Tensor:
         n, channels, spatial = len(x) // ghosts, x.shape[1], x.shape[2:]
@@ -177,17 +160,17 @@ class GhostBatchNorm(_BatchNorm):
             return
         share = self._weight_of(samples)
         with torch.no_grad():
-            self._pending_mean = torch.lerp(self._pending_mean, mean.to(self._pending_mean.dtype), share)
-            self._pending_var = torch.lerp(self._pending_var, var.to(self._pending_var.dtype), share)
+            self.pending_mean = torch.lerp(self.pending_mean, mean.to(self.pending_mean.dtype), share)
+            self.pending_var = torch.lerp(self.pending_var, var.to(self.pending_var.dtype), share)
 
     def _weight_of(self, samples: int) -> float:
         """Count `samples` in, and return the weight they have among all that are pending."""
-        if self._pending_count == 0:
+        if self.pending_count == 0:
             # New tensors: a graph that still waits for its backward pass may hold the old ones.
-            self._pending_mean = torch.zeros_like(self._pending_mean)
-            self._pending_var = torch.zeros_like(self._pending_var)
-        self._pending_count += samples
-        return samples / self._pending_count
+            self.pending_mean = torch.zeros_like(self.pending_mean)
+            self.pending_var = torch.zeros_like(self.pending_var)
+        self.pending_count += samples
+        return samples / self.pending_count
 
 
 def _prefers_folding(x: Tensor) -> bool:
@@ -195,7 +178,8 @@ def _prefers_folding(x: Tensor) -> bool:
     return x.is_cuda
 
 
-def _ghost_layers(model: nn.Module) -> list[GhostBatchNorm]:
+def ghost_layers(model: nn.Module) -> list[GhostBatchNorm]:
+    """The ghost batch norms of a model, in its order."""
     return [module for module in model.modules() if isinstance(module, GhostBatchNorm)]
 
 
@@ -230,130 +214,3 @@ def swap_batchnorm(
                     replaced[id(child)] = GhostBatchNorm(child, ghost_batch_size, commit=commit, world=world)
                 setattr(parent, name, replaced[id(child)])
     return len(replaced)
-
-
-def pending_statistics(model: nn.Module) -> Tensor:
-    """What this rank adds to the next commit: for each layer Σn·mean, Σn·variance and Σn, as one vector to be summed."""
-    parts: list[Tensor] = []
-    for layer in _ghost_layers(model):
-        if layer.running_mean is not None:
-            count = layer._pending_count
-            if count == 0:
-                parts.append(layer.running_mean.new_zeros(2 * layer.num_features + 1))
-            else:
-                scaled = torch.cat([layer._pending_mean, layer._pending_var]) * count
-                parts.append(torch.cat([scaled, scaled.new_tensor([float(count)])]))
-    return torch.cat(parts) if parts else torch.zeros(0)
-
-
-def commit_statistics(model: nn.Module, summed: Tensor | None = None) -> None:
-    """Move all running statistics once, towards this rank's pending ones or towards the ranks' sum of them.
-
-    Args:
-        summed: `pending_statistics` added over the ranks; None on one rank.
-    """
-    offset = 0
-    for layer in _ghost_layers(model):
-        if summed is not None and layer.running_mean is not None:
-            width = layer.num_features
-            part = summed[offset : offset + 2 * width + 1]
-            offset += 2 * width + 1
-            layer._pending_count = int(part[-1])
-            if layer._pending_count:
-                layer._pending_mean = part[:width] / part[-1]
-                layer._pending_var = part[width : 2 * width] / part[-1]
-        layer.commit()
-
-
-def discard_statistics(model: nn.Module) -> None:
-    """Forget the pending statistics of passes that are about to be repeated."""
-    for layer in _ghost_layers(model):
-        layer.discard()
-
-
-@contextmanager
-def frozen_statistics(model: nn.Module) -> Iterator[None]:
-    """Training passes inside leave the running statistics alone: for passes at displaced weights, as in SAM."""
-    layers = _ghost_layers(model)
-    try:
-        for layer in layers:
-            layer.is_frozen = True
-        yield
-    finally:
-        for layer in layers:
-            layer.is_frozen = False
-
-
-def coupled_layers(model: nn.Module) -> list[str]:
-    """Names of the layers in which, in the present mode, one sample's output depends on the others of its batch."""
-    return [
-        name
-        for name, module in model.named_modules()
-        if isinstance(module, _NormBase)
-        and not isinstance(module, _InstanceNorm)
-        and (module.training or module.running_mean is None)
-    ]
-
-
-@contextmanager
-def batch_norm_mode(model: nn.Module, mode: BatchNormMode) -> Iterator[None]:
-    """Evaluate `model` with running or with batch statistics, moving none, and leave it as it was.
-
-    Restores the mode of every module and every batch-norm buffer, also after an error.
-    """
-    modules = list(model.modules())
-    training = [module.training for module in modules]
-    norms = [module for module in modules if isinstance(module, _BatchNorm)]
-    saved = [{name: b.clone() for name, b in norm.named_buffers(recurse=False)} for norm in norms]
-    counts = [norm._pending_count if isinstance(norm, GhostBatchNorm) else 0 for norm in norms]
-    try:
-        model.eval()
-        for norm in norms:
-            norm.training = mode == "batch"
-        yield
-    finally:
-        for module, was_training in zip(modules, training, strict=True):
-            module.training = was_training
-        for norm, buffers, count in zip(norms, saved, counts, strict=True):
-            for name, value in buffers.items():
-                norm.get_buffer(name).copy_(value)
-            if isinstance(norm, GhostBatchNorm):
-                norm._pending_count = count
-
-
-@torch.no_grad()
-def reestimate(model: nn.Module, forward: Callable[[Any], object], batches: Iterable[tuple[Any, int]]) -> None:
-    """Replace the running statistics by the sample-weighted mean of those of `batches`, at the present weights.
-
-    Goyal et al. 2017, section 2.3: curves agree earlier if statistics are recomputed before evaluation. Needs ghost
-    batch norm (`swap_batchnorm`); the model's mode is left as it was.
-
-    Args:
-        forward: runs the model on the inputs of one batch.
-        batches: pairs (inputs, number of samples).
-
-    Raises:
-        ValueError: no batches.
-    """
-    layers = _ghost_layers(model)
-    before = [(module, module.training) for module in model.modules()]
-    settings = [(layer, layer.commit_at, layer.momentum) for layer in layers]
-    seen = 0
-    try:
-        model.eval()
-        for layer in layers:
-            layer.training, layer.commit_at = True, "update"
-            layer.discard()
-        for inputs, samples in batches:
-            forward(inputs)
-            seen += samples
-        if not seen:
-            raise ValueError("re-estimating batch norm: expected at least one batch, got none")
-        for layer in layers:
-            layer.momentum = 1.0
-            layer.commit()
-    finally:
-        for module, was_training in before:
-            module.training = was_training
-        for layer, commit_at, momentum in settings:
-            layer.commit_at, layer.momentum = commit_at, momentum

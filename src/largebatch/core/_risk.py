@@ -11,10 +11,10 @@ from typing import final
 import torch
 from torch import Tensor, nn
 
-from largebatch.core._batchnorm import BatchNormMode, batch_norm_mode, coupled_layers
 from largebatch.core._collective import World
 from largebatch.core._loading import Loader
 from largebatch.core._params import flatten
+from largebatch.core._statistics import BatchNormMode, batch_norm_mode, coupled_layers
 from largebatch.core._task import Data, Loss, data_size, total, weigh
 
 __all__ = ["Risk"]

@@ -1,0 +1,5 @@
+"""Whatever must train in order to measure."""
+
+from largebatch.study._demo import DemoResult, DemoRow, demo
+
+__all__ = ["DemoResult", "DemoRow", "demo"]

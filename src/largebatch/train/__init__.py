@@ -1,6 +1,7 @@
 """Train a recipe at any batch, on any number of workers; and its parts, for loops of one's own."""
 
 from largebatch.train._augment import build_augmentation
+from largebatch.train._check import prepare
 from largebatch.train._execution import Execution
 from largebatch.train._fit import fit
 from largebatch.train._identity import build_model, identity
@@ -32,5 +33,6 @@ __all__ = [
     "identity",
     "launch",
     "leave_with_parent",
+    "prepare",
     "preview",
 ]

@@ -1,16 +1,33 @@
-"""What is wrong with a task shows before anything is written: two samples go through model, loss and metrics."""
+"""The initial model, and what is wrong with a task, before anything is written or said.
+
+Two samples go through model, loss and metrics.
+"""
 
 import torch
 from torch import nn
 
 from largebatch.core import Loader, Task, data_size, weigh
 from largebatch.recipe import Recipe
-from largebatch.train._execution import dtype_of
+from largebatch.train._execution import Execution, dtype_of, prepare_model
+from largebatch.train._identity import build_model
 
-__all__ = ["check_task"]
+__all__ = ["prepare"]
 
 
-def check_task(task: Task, model: nn.Module, device: torch.device, recipe: Recipe) -> None:
+def prepare(task: Task, recipe: Recipe, execution: Execution, *, seed: int = 0) -> tuple[nn.Module, torch.device]:
+    """The initial model on its device, of a task, recipe and machine that go together.
+
+    Raises:
+        ValueError: they do not; the message says what to change.
+    """
+    recipe.validate_for(data_size(task.train))
+    device = execution.resolve_device()
+    model = prepare_model(build_model(task, seed), recipe, execution, device)
+    _check_task(task, model, device, recipe)
+    return model, device
+
+
+def _check_task(task: Task, model: nn.Module, device: torch.device, recipe: Recipe) -> None:
     """Refuse a task that cannot be trained as declared.
 
     Raises:

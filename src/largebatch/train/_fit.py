@@ -8,9 +8,9 @@ import torch
 
 from largebatch.core import Observer, Task, data_size, world_from_environment
 from largebatch.recipe import Duration, Recipe, Timeline
-from largebatch.train._check import check_task
-from largebatch.train._execution import Execution, prepare_model
-from largebatch.train._identity import build_model, identity
+from largebatch.train._check import prepare
+from largebatch.train._execution import Execution
+from largebatch.train._identity import identity
 from largebatch.train._log import RunLog
 from largebatch.train._loop import Training
 from largebatch.train._run import Run
@@ -54,14 +54,12 @@ def fit(
     """
     recipe = _recipe_for(task, recipe)
     execution = Execution() if execution is None else execution
-    device = execution.resolve_device()
+    cadence = Duration.parse(checkpoint_every)
+    model, device = prepare(task, recipe, execution, seed=seed)
+    digest = "" if out is None else identity(task, recipe, seed, model)
     devices = [device] if device.type == "cuda" else []
     with world_from_environment(device) as world, torch.random.fork_rng(devices=devices), stop_requests() as stop:
-        model = build_model(task, seed)
-        digest = "" if out is None else identity(task, recipe, seed, model)
         store = RunStore(_folder(out, task, digest), digest, world, device)
-        prepare_model(model, recipe, execution, device)
-        check_task(task, model, device, recipe)
         finished = store.finished_run(model)
         if finished is not None:
             return finished
@@ -75,7 +73,7 @@ def fit(
                 execution=execution,
                 store=store,
                 stop=stop,
-                checkpoint_every=Duration.parse(checkpoint_every),
+                checkpoint_every=cadence,
                 log_every=log_every or _log_every(recipe, task),
             )
             log = RunLog(store.folder, training.log_every)
@@ -96,5 +94,4 @@ def _recipe_for(task: Task, recipe: Recipe | None) -> Recipe:
     chosen = task.recipe if recipe is None else recipe
     if chosen is None:
         raise ValueError(f"recipe: task {task.name} brings none, so pass one: fit(task, Recipe(256, lr=0.1))")
-    chosen.validate_for(data_size(task.train))
     return chosen

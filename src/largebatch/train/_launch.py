@@ -57,7 +57,7 @@ def leave_with_parent() -> None:
         return
 
     def watch() -> None:
-        while sys.stdin.buffer.read(1):
+        while os.read(0, 1):  # not sys.stdin: its lock, held here, would abort the interpreter's own exit
             pass
         os._exit(1)
 

@@ -9,7 +9,7 @@ The published ports differ in silence from the papers and from one another. Thes
 too (timm and torch_optimizer do not), and from the first step on (pytorch_optimizer 3.9.0 does not).
 """
 
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal, final
@@ -30,8 +30,8 @@ def trust_ratio(
 ) -> Tensor:
     """coefficient·‖w‖ / (‖s‖ + weight_decay·‖w‖) per tensor, and 1 where ‖w‖ or ‖s‖ is 0.
 
-    LARS passes s = gradient with both options, LAMB s = its whole step with neither. Where a norm is 0 the papers say
-    nothing: ratio 0 would freeze a tensor that starts at 0 for ever, so it takes the plain step instead.
+    LARS passes s = gradient with both options, LAMB s = its whole step with neither. The 1 is ours, as in most ports: by the
+    formula a tensor that starts at 0 would stay there, and LARS would shrink one without gradient by its whole coefficient.
 
     Args:
         weight_norms: (t,) for t tensors.
@@ -44,7 +44,7 @@ def trust_ratio(
     return torch.where((weight_norms > 0) & (step_norms > 0), ratios, 1.0)
 
 
-class _Layerwise(torch.optim.Optimizer):
+class _Layerwise(torch.optim.Optimizer, ABC):
     """What LARS and LAMB share: the walk over parameter groups. A group with `adapt=False` has trust ratio 1."""
 
     @torch.no_grad()

@@ -231,7 +231,11 @@ class Training:
         state.seconds += time.perf_counter() - self.begun
         metrics: dict[str, float] = {}
         if status != "stopped":
-            for split, data in (("train", self.task.train), ("test", self.task.test), ("validation", self.task.validation)):
+            for split, data in (
+                ("train", self.task.train),
+                ("test", self.task.test),
+                ("validation", self.task.validation),
+            ):
                 if data is not None:
                     is_fresh = data is self.task.held_out and self.last_held_out is not None
                     found = self.last_held_out if is_fresh else self._evaluate(self._loader(data), data_size(data))

@@ -10,9 +10,8 @@ from torch import Tensor
 
 from largebatch.core import Loader, Task, cut, data_size, rank_share, swap_batchnorm, total, weigh
 from largebatch.recipe import Change, Recipe, Timeline
-from largebatch.train._check import check_task
-from largebatch.train._execution import Execution, autocast_of, dtype_of, prepare_model
-from largebatch.train._identity import build_model
+from largebatch.train._check import prepare
+from largebatch.train._execution import Execution, autocast_of, dtype_of
 from largebatch.train._optim import build_optimizer
 
 __all__ = ["Preview", "preview"]
@@ -52,14 +51,11 @@ def preview(
     """
     execution = Execution() if execution is None else execution
     train_size = data_size(task.train)
-    recipe.validate_for(train_size)
-    device = execution.resolve_device()
+    model, device = prepare(task, recipe, execution, seed=seed)
     timeline = Timeline(recipe, train_size)
     start, stop = rank_share(recipe.global_batch_size, recipe.ghost_batch_size, 0, workers)
     micro = max(b - a for a, b in cut(stop - start, recipe.ghost_batch_size, execution.micro_batch_size))
     with torch.random.fork_rng(devices=[]):
-        model = prepare_model(build_model(task, seed), recipe, execution, device)
-        check_task(task, model, device, recipe)
         swap_batchnorm(model, recipe.ghost_batch_size, commit="update")
         pass_seconds, pass_bytes, samples = _measure_pass(task, recipe, model, device, micro)
         step_seconds = _measure_step(recipe, model)
