@@ -42,7 +42,7 @@ def alternate(contenders: Mapping[str, Callable[[int], T]], rounds: int) -> dict
     """Call each contender with the number of the round, in each round; every other round in reverse order."""
     found: dict[str, list[T]] = {name: [] for name in contenders}
     for number in range(rounds):
-        order = list(contenders) if number % 2 == 0 else list(reversed(contenders))
+        order = list(contenders) if number % 2 == 0 else list(contenders)[::-1]
         for name in order:
             found[name].append(contenders[name](number))
             tell(f"round {number + 1}/{rounds}: {name} done, load {os.getloadavg()[0]:.2f}")

@@ -15,8 +15,8 @@ model and optimiser written at the end of every epoch, and the loss logged, as e
 
 The time is that of the training call, from data in memory to trained model: not imports, not reading the data from disk.
 A steady epoch is what one epoch after the first takes, with its evaluation, logging and checkpoint; the rest is
-`seconds - epochs x steady epoch`: set-up, the slower first epoch, the last exact evaluation. Contenders alternate; a round is
-a seed; each runs once before, untimed.
+`seconds - epochs x steady epoch`: set-up, the slower first epoch, the last exact evaluation. Contenders alternate; a
+round is a seed; each runs once before, untimed.
 
     .venv-bench/bin/python benchmarks/train_speed.py            # batches 256 and 2048, 3 epochs, 5 rounds; about 8 minutes
     .venv-bench/bin/python benchmarks/train_speed.py --quick    # a smoke run on a part of the data; its ratios say little

@@ -63,7 +63,9 @@ def test_help_names_every_verb_and_is_quick():
     seconds = []
     for _ in range(5):
         begun = time.perf_counter()
-        done = subprocess.run([sys.executable, "-m", "largebatch", "--help"], capture_output=True, text=True, check=True)
+        done = subprocess.run(
+            [sys.executable, "-m", "largebatch", "--help"], capture_output=True, text=True, check=True
+        )
         seconds.append(time.perf_counter() - begun)
     assert all(verb in done.stdout for verb in ("demo", "train", "tasks"))
     assert min(seconds) < 0.3
@@ -81,7 +83,8 @@ def test_a_run_prints_its_result_as_json_and_its_changes_beside_it(here, capsys)
     out, err = capsys.readouterr()
     run = json.loads(out)
     assert set(run) >= {
-        "task", "recipe", "seed", "status", "reason", "updates", "samples", "seconds", "samples_per_second", "metrics", "folder",
+        "task", "recipe", "seed", "status", "reason", "updates", "samples", "seconds", "samples_per_second",
+        "metrics", "folder",
     }  # fmt: skip
     assert set(run["metrics"]) == {"train_loss", "train_accuracy", "test_loss", "test_accuracy"}
     assert (run["status"], run["updates"], run["samples"], run["folder"]) == ("finished", 24, 6 * 512, "runs/x")
@@ -112,7 +115,13 @@ def test_set_applies_last_and_to_that_field_only(here, capsys):
 def test_a_dry_run_tells_everything_beforehand_and_writes_nothing(here, capsys):
     assert main(["train", "my_task.py:task", "--batch", "256", "--workers", "2", "--dry-run"]) == 0
     text = capsys.readouterr().out
-    for part in ("2 per epoch, 12 in all", "memory", "time", "lr: 0.1 → 0.8", "warning: 2 updates per epoch is outside the evidence"):
+    for part in (
+        "2 per epoch, 12 in all",
+        "memory",
+        "time",
+        "lr: 0.1 → 0.8",
+        "warning: 2 updates per epoch is outside the evidence",
+    ):
         assert part in text
     assert not (here / "runs").exists()
 
@@ -211,8 +220,16 @@ def metrics(done):
 
 def test_two_workers_train_what_one_does(here):
     options = ["--batch", "100", "--set", "precision=fp64", "--set", "duration=4ep", "--json"]
-    one = subprocess.run(command(*options, "--out", "a"), capture_output=True, text=True, check=True, stdin=subprocess.DEVNULL)
-    two = subprocess.run(command(*options, "--out", "b", "--workers", "2"), capture_output=True, text=True, check=True, stdin=subprocess.DEVNULL)
+    one = subprocess.run(
+        command(*options, "--out", "a"), capture_output=True, text=True, check=True, stdin=subprocess.DEVNULL
+    )
+    two = subprocess.run(
+        command(*options, "--out", "b", "--workers", "2"),
+        capture_output=True,
+        text=True,
+        check=True,
+        stdin=subprocess.DEVNULL,
+    )
     assert metrics(two) == pytest.approx(metrics(one), rel=1e-9)
     assert json.loads((here / "b" / "environment.json").read_text())["workers"] == 2
 
@@ -237,7 +254,9 @@ def wait_for_checkpoints(folder, count, process):
 )
 def test_a_run_of_two_workers_that_is_ended_leaves_nothing_behind_and_is_continued(here, number, code):
     words = command("--workers", "2", "--set", "duration=40ep", "--checkpoint-every", "20steps", "--out", "x", "--json")
-    process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, stdin=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, stdin=subprocess.DEVNULL
+    )
     wait_for_checkpoints(here / "x", 2, process)
     process.send_signal(number)
     out, _ = process.communicate(timeout=30)

@@ -4,10 +4,10 @@ import math
 from pathlib import Path
 
 import pytest
-import small_tasks
 import torch
 from torch import nn
 
+import small_tasks
 from largebatch import tasks
 from largebatch.core import Task, token_cross_entropy
 from largebatch.recipe import Recipe
@@ -15,7 +15,7 @@ from largebatch.train import fit
 from largebatch.train._divergence import LossHistory, trivial_loss
 
 
-def judge(losses, first=0, epoch=-1, is_last=False, trivial=2.0, history=None):
+def judge(losses, first=0, *, epoch=-1, is_last=False, trivial=2.0, history=None):
     return (history or LossHistory()).judge(losses, first, epoch=epoch, is_last=is_last, trivial=trivial)
 
 

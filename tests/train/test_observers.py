@@ -1,16 +1,16 @@
 """Three real users of Observer beside the run log: a noise scale, a tracker of λ_max, TensorBoard."""
 
 import pytest
-import small_tasks
 import torch
-from ranks import run_ranks
 
+import small_tasks
 from largebatch import core
 from largebatch.core import Partials, Request
 from largebatch.curvature import LambdaMax, hessian_product, power_iteration
 from largebatch.noise import NoiseScale, noise_and_signal
 from largebatch.tasks import NoisyQuadratic
 from largebatch.train import TensorBoard, fit
+from ranks import run_ranks
 
 
 class Catcher:
@@ -40,7 +40,9 @@ class Catcher:
 def caught(world_parts=4):
     catcher = Catcher(Request(parts=world_parts, norms=True))
     fit(small_tasks.task(), small_tasks.recipe(duration="2ep"), observers=[catcher], progress=False)
-    return [(v.samples, v.loss, v.gradient_squared_norm, v.partials.counts, v.partials.squared_norms) for v in catcher.views]
+    return [
+        (v.samples, v.loss, v.gradient_squared_norm, v.partials.counts, v.partials.squared_norms) for v in catcher.views
+    ]
 
 
 def test_partial_gradients_are_those_of_their_ghosts():
@@ -149,7 +151,12 @@ def test_lambda_max_is_tracked_and_leaves_no_trace_on_any_number_of_ranks():
 def test_tensorboard_gets_the_curves_by_samples(tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    fit(small_tasks.task(), small_tasks.recipe(duration="2ep"), observers=[TensorBoard(tmp_path, every=1)], progress=False)
+    fit(
+        small_tasks.task(),
+        small_tasks.recipe(duration="2ep"),
+        observers=[TensorBoard(tmp_path, every=1)],
+        progress=False,
+    )
     events = EventAccumulator(str(tmp_path)).Reload()
     assert {"train/loss", "optim/lr", "optim/gradient_norm", "epoch/held_out_accuracy"} <= set(events.Tags()["scalars"])
     assert [point.step for point in events.Scalars("epoch/train_loss")] == [203, 406]

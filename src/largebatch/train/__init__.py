@@ -12,7 +12,7 @@ from largebatch.train._multipass import SAM, Proximal
 from largebatch.train._optim import build_optimizer
 from largebatch.train._preview import Preview, preview
 from largebatch.train._run import Run
-from largebatch.train._scheduler import build_scheduler
+from largebatch.train._scheduler import RecipeScheduler, build_scheduler
 from largebatch.train._tensorboard import TensorBoard
 
 __all__ = [
@@ -22,6 +22,7 @@ __all__ = [
     "Execution",
     "Preview",
     "Proximal",
+    "RecipeScheduler",
     "Run",
     "RunLog",
     "TensorBoard",

@@ -92,7 +92,7 @@ def _measure_pass(
     saved: dict[int, int] = {}
 
     def note(tensor: Tensor) -> Tensor:
-        saved[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        saved[tensor.data_ptr()] = tensor.nbytes  # of the tensor: its storage may be the whole data set's
         return tensor
 
     model.train()
@@ -107,7 +107,7 @@ def _measure_pass(
             if device.type == "cuda":
                 torch.cuda.synchronize()
             fastest = min(fastest, time.perf_counter() - begun)
-    weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
+    weights = {p.data_ptr() for p in model.parameters()}
     return fastest, sum(size for address, size in saved.items() if address not in weights), samples
 
 

@@ -1,0 +1,62 @@
+"""The surface is a tested list: what a room exports exists, is sorted, documented, and lives in a private file."""
+
+import importlib
+import inspect
+import pkgutil
+from pathlib import Path
+
+import pytest
+
+import largebatch
+
+ROOMS = ["recipe", "results", "core", "curvature", "noise", "tasks", "train", "study"]
+
+SURFACE = {
+    "recipe": "Change Duration Phase Recipe Schedule Timeline Warmup",
+    "curvature": "LambdaMax TopEigenvalue hessian_product power_iteration",
+    "noise": "NoiseScale noise_and_signal",
+    "study": "DemoResult DemoRow demo",
+    "train": "LAMB LARS SAM Execution Preview Proximal RecipeScheduler Run RunLog TensorBoard "
+    "build_augmentation build_model build_optimizer build_scheduler fit identity launch leave_with_parent prepare preview",
+}
+
+
+def natural(name):
+    """The order in which ruff sorts __all__: constants, classes, the rest."""
+    return (0 if name.isupper() else 1 if name[0].isupper() else 2, name)
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_a_room_exports_exactly_its_list(room):
+    module = importlib.import_module(f"largebatch.{room}")
+    public = [n for n, v in vars(module).items() if not n.startswith("_") and not inspect.ismodule(v)]
+    assert sorted(public) == sorted(module.__all__)
+    assert module.__all__ == sorted(module.__all__, key=natural)
+    if room in SURFACE:
+        assert sorted(SURFACE[room].split()) == sorted(module.__all__)
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_everything_public_is_documented(room):
+    module = importlib.import_module(f"largebatch.{room}")
+    for name in module.__all__:
+        thing = getattr(module, name)
+        if inspect.isclass(thing) or inspect.isfunction(thing):
+            assert inspect.getdoc(thing), f"{room}.{name}"
+            if inspect.isclass(thing):
+                for member, value in vars(thing).items():
+                    if inspect.isfunction(value) and not member.startswith("_") and member != "forward":
+                        assert inspect.getdoc(getattr(thing, member)), f"{room}.{name}.{member}"
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_files_are_private_and_begin_with_their_idea(room):
+    module = importlib.import_module(f"largebatch.{room}")
+    for info in pkgutil.iter_modules(module.__path__):
+        assert info.name.startswith("_"), f"{room}/{info.name}.py"
+        assert importlib.import_module(f"largebatch.{room}.{info.name}").__doc__, f"{room}/{info.name}.py"
+
+
+def test_every_room_is_in_the_list():
+    folders = {path.parent.name for path in Path(largebatch.__file__).parent.glob("*/__init__.py")}
+    assert folders == set(ROOMS)
