@@ -26,7 +26,7 @@ from typing import Any
 from unittest.mock import patch
 
 import torch
-from pairing import THREADS, alternate, machine, speedup, tell
+from pairing import THREADS, Others, alternate, machine, speedup, tell
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -75,7 +75,7 @@ def comparisons(found: dict[str, list[float]], work: dict[str, Any]) -> list[dic
         rows.append(
             {
                 "benchmark": "ghost_batchnorm", "contender": name, "peer": "plain",
-                "ratio": ratio.median, "low": ratio.low, "high": ratio.high,
+                **ratio.row(),
                 "step_seconds": median(found[name]), "peer_step_seconds": median(found["plain"]), **work,
             }
         )  # fmt: skip
@@ -112,7 +112,9 @@ def main() -> None:
     }
     for run in runs.values():
         run(0)  # untimed
+    others = Others()
     rows = comparisons(alternate(runs, rounds), work)
+    tell(f"other processes kept {others.cores:.2f} cores busy")
     for row in rows:
         if arguments.json:
             print(json.dumps(row))

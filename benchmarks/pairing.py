@@ -7,6 +7,7 @@ after one another: a ratio is taken for each round, and its median over the roun
 import os
 import platform
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -24,12 +25,16 @@ THREADS = 2
 class Ratio:
     """How many times faster we are than a peer, over paired rounds."""
 
-    median: float
+    ratio: float
     low: float
     high: float
 
     def __str__(self) -> str:
-        return f"{self.median:.3f}x ({self.low:.3f}-{self.high:.3f})"
+        return f"{self.ratio:.3f}x ({self.low:.3f}-{self.high:.3f})"
+
+    def row(self, prefix: str = "") -> dict[str, float]:
+        """For JSON."""
+        return {f"{prefix}{name}": value for name, value in vars(self).items()}
 
 
 def speedup(peer_seconds: Sequence[float], our_seconds: Sequence[float]) -> Ratio:
@@ -47,6 +52,29 @@ def alternate(contenders: Mapping[str, Callable[[int], T]], rounds: int) -> dict
             found[name].append(contenders[name](number))
             tell(f"round {number + 1}/{rounds}: {name} done, load {os.getloadavg()[0]:.2f}")
     return found
+
+
+class Others:
+    """The cores that other processes kept busy, on average, since this was made: what a measurement was disturbed by."""
+
+    def __init__(self) -> None:
+        self._before = self._read()
+
+    @property
+    def cores(self) -> float:
+        """0.0 where nobody else computed, and where the system does not tell."""
+        seconds, busy = (now - then for now, then in zip(self._read(), self._before, strict=True))
+        return max(0.0, busy / max(seconds, 1e-9))
+
+    @staticmethod
+    def _read() -> tuple[float, float]:
+        """Wall seconds, and the CPU seconds of the machine less those of this process."""
+        stat, own = Path("/proc/stat"), os.times()
+        if not stat.exists():
+            return time.perf_counter(), 0.0
+        user, nice, system, _, _, irq, softirq, *_ = map(int, stat.read_text().split("\n", 1)[0].split()[1:])
+        busy = (user + nice + system + irq + softirq) / os.sysconf("SC_CLK_TCK")
+        return time.perf_counter(), busy - own.user - own.system
 
 
 def machine(*packages: str) -> dict[str, Any]:

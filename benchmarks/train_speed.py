@@ -15,8 +15,9 @@ model and optimiser written at the end of every epoch, and the loss logged, as e
 
 The time is that of the training call, from data in memory to trained model: not imports, not reading the data from disk.
 A steady epoch is what one epoch after the first takes, with its evaluation, logging and checkpoint; the rest is
-`seconds - epochs x steady epoch`: set-up, the slower first epoch, the last exact evaluation. Contenders alternate; a
-round is a seed; each runs once before, untimed.
+`seconds - epochs x steady epoch`: set-up, the slower first epoch, the last exact evaluation. Each contender has a process
+of its own and runs once before, untimed; they alternate, and a round is a seed. "others" is how many cores other processes
+kept busy meanwhile, at worst: above 0.1 the figures are doubtful.
 
     .venv-bench/bin/python benchmarks/train_speed.py            # batches 256 and 2048, 3 epochs, 5 rounds; about 8 minutes
     .venv-bench/bin/python benchmarks/train_speed.py --quick    # a smoke run on a part of the data; its ratios say little
@@ -29,12 +30,15 @@ import dataclasses
 import gc
 import json
 import logging
+import multiprocessing
 import tempfile
 import time
 import warnings
 from collections.abc import Callable
+from concurrent.futures import Executor, ProcessPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from statistics import mean, median
 from typing import Any
@@ -43,7 +47,7 @@ import lightning  # pyright: ignore[reportMissingImports]
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint  # pyright: ignore[reportMissingImports]
 from lightning.pytorch.loggers import CSVLogger  # pyright: ignore[reportMissingImports]
-from pairing import THREADS, alternate, cpu_flags, machine, speedup, tell
+from pairing import THREADS, Others, Ratio, alternate, cpu_flags, machine, speedup, tell
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
@@ -56,6 +60,7 @@ from largebatch.results import RunFolder
 LR, MOMENTUM, WEIGHT_DECAY = 0.1, 0.9, 1e-4
 LOG_EVERY = 50  # updates
 EVALUATION_BATCH = 2048  # fit's own; no disadvantage to the peers
+PEERS = ("plain", "lightning")
 BF16_FLAGS = {"avx512_bf16", "amx_bf16"}
 
 
@@ -66,6 +71,7 @@ class Timing:
     seconds: float
     epoch_ends: tuple[float, ...]  # on any clock: after each epoch's evaluation
     test_accuracy: float
+    others: float = 0.0  # cores that other processes kept busy meanwhile
 
     @property
     def steady_seconds(self) -> float:
@@ -82,9 +88,16 @@ class Timing:
 class Work:
     """What all contenders do."""
 
-    task: Task
     batch_size: int
     epochs: int
+    train_size: int = 60_000  # samples, the first ones
+
+    @property
+    def task(self) -> Task:
+        """Fashion-MNIST and F1; in memory after the first call."""
+        task = _task()
+        inputs, targets = _tensors(task.train)
+        return dataclasses.replace(task, train=(inputs[: self.train_size], targets[: self.train_size]))
 
     def model(self, seed: int) -> nn.Module:
         """With initial weights of its own for each seed."""
@@ -98,6 +111,11 @@ class Work:
             DataLoader(train_data, batch_size=self.batch_size, shuffle=True),
             DataLoader(test_data, batch_size=EVALUATION_BATCH),
         )
+
+
+@cache
+def _task() -> Task:
+    return tasks.get("fashion-mnist/f1")
 
 
 def plain_loop(work: Work, seed: int, folder: Path) -> Timing:
@@ -201,9 +219,12 @@ def our_fit(work: Work, seed: int, folder: Path, *, ghosts: int | None = None, p
     recipe = Recipe(work.batch_size, LR, momentum=MOMENTUM, weight_decay=WEIGHT_DECAY, schedule="constant").replace(  # pyright: ignore[reportArgumentType]
         decay_norm_and_bias=True, duration=f"{work.epochs}ep", ghost_batch_size=ghosts, precision=precision
     )
+    task = work.task
     begun = time.perf_counter()
-    run = train.fit(work.task, recipe, seed=seed, out=folder / "run", progress=False)
+    run = train.fit(task, recipe, seed=seed, out=folder / "run", progress=False)
     seconds = time.perf_counter() - begun
+    if run.status != "finished":
+        raise RuntimeError(f"fit: expected a finished run, got {run.status}: {run.reason}")
     ends = [row["seconds"] for row in RunFolder(folder / "run").log() if row["kind"] == "epoch"]
     return Timing(seconds, tuple(ends), run.metrics["test_accuracy"])
 
@@ -233,71 +254,75 @@ def contenders() -> dict[str, Contender]:
     return chosen
 
 
-def run_in_folder(contender: Contender, work: Work, seed: int) -> Timing:
-    """One run in a folder of its own, deleted afterwards, untimed."""
+def measure(name: str, work: Work, seed: int) -> Timing:
+    """One run of a contender, in a folder of its own that is deleted afterwards, untimed."""
     gc.collect()
+    others = Others()
     with tempfile.TemporaryDirectory() as folder:
-        return contender(work, seed, Path(folder))
+        timing = contenders()[name](work, seed, Path(folder))
+    return dataclasses.replace(timing, others=others.cores)
 
 
 def compare(work: Work, rounds: int) -> dict[str, list[Timing]]:
-    """All contenders on one batch size."""
-    warm_up = Work(_part(work.task, 4 * work.batch_size), work.batch_size, 2)
-    for contender in contenders().values():
-        run_in_folder(contender, warm_up, 0)
-    runs = {name: partial(run_in_folder, contender, work) for name, contender in contenders().items()}
-    return alternate(runs, rounds)
+    """All contenders on one batch size, each in a process of its own, so that none inherits another's heap."""
+    with ExitStack() as stack:
+        runs: dict[str, Callable[[int], Timing]] = {}
+        for name in contenders():
+            process = ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), initializer=_prepare)
+            stack.enter_context(process)
+            process.submit(measure, name, Work(work.batch_size, 2, 4 * work.batch_size), 0).result()
+            runs[name] = partial(_in_process, process, name, work)
+        return alternate(runs, rounds)
+
+
+def _in_process(process: Executor, name: str, work: Work, seed: int) -> Timing:
+    return process.submit(measure, name, work, seed).result()
+
+
+def _prepare() -> None:
+    torch.set_num_threads(THREADS)
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", module="lightning")  # more loader workers, fewer log steps: the work is given
 
 
 def comparisons(found: dict[str, list[Timing]], work: Work, about: dict[str, Any]) -> list[dict[str, Any]]:
     """A row for each of ours against each peer."""
-    rows: list[dict[str, Any]] = []
-    peers = ("plain", "lightning")
-    for ours in (name for name in found if name not in peers):
-        for peer in peers:
-            whole, steady = (
-                speedup([getattr(t, clock) for t in found[peer]], [getattr(t, clock) for t in found[ours]])
-                for clock in ("seconds", "steady_seconds")
-            )
-            rows.append(
-                {
-                    "benchmark": "train_speed", "batch_size": work.batch_size, "epochs": work.epochs,
-                    "contender": ours, "peer": peer, "ratio": whole.median, "low": whole.low, "high": whole.high,
-                    "steady_ratio": steady.median, "steady_low": steady.low, "steady_high": steady.high,
-                    "seconds": median(t.seconds for t in found[ours]),
-                    "peer_seconds": median(t.seconds for t in found[peer]),
-                    "seeds": list(range(len(found[ours]))), **about,
-                }
-            )  # fmt: skip
-    return rows
+    return [
+        {
+            "benchmark": "train_speed", "batch_size": work.batch_size, "epochs": work.epochs,
+            "contender": ours, "peer": peer,
+            **_ratio(found, peer, ours, "seconds").row(), **_ratio(found, peer, ours, "steady_seconds").row("steady_"),
+            "seconds": median(t.seconds for t in found[ours]), "peer_seconds": median(t.seconds for t in found[peer]),
+            "test_accuracy": mean(t.test_accuracy for t in found[ours]),
+            "peer_test_accuracy": mean(t.test_accuracy for t in found[peer]),
+            "seeds": list(range(len(found[ours]))),
+            "others_cores": max(t.others for name in (ours, peer) for t in found[name]), **about,
+        }
+        for ours in found if ours not in PEERS for peer in PEERS
+    ]  # fmt: skip
 
 
-def show(found: dict[str, list[Timing]], rows: list[dict[str, Any]], work: Work) -> None:
+def _ratio(found: dict[str, list[Timing]], peer: str, ours: str, clock: str) -> Ratio:
+    return speedup([getattr(t, clock) for t in found[peer]], [getattr(t, clock) for t in found[ours]])
+
+
+def show(found: dict[str, list[Timing]], work: Work) -> None:
     """Two tables: the medians of each contender, and the ratios."""
-    train_size = len(_tensors(work.task.train)[0])
-    print(f"\nbatch {work.batch_size}, {work.epochs} epochs of {train_size} samples, median of {len(found['plain'])}")
-    print(f"{'':18} {'seconds':>8} {'samples/s':>10} {'steady epoch':>13} {'rest':>7} {'test accuracy':>14}")
+    print(
+        f"\nbatch {work.batch_size}, {work.epochs} epochs of {work.train_size} samples, median of {len(found['plain'])}"
+    )
+    print(f"{'':18} {'seconds':>8} {'samples/s':>10} {'steady epoch':>13} {'rest':>7} {'accuracy':>9} {'others':>7}")
     for name, timings in found.items():
         seconds, steady, rest = (
             median(getattr(t, clock) for t in timings) for clock in ("seconds", "steady_seconds", "rest_seconds")
         )
-        accuracy = mean(t.test_accuracy for t in timings)
-        rate = work.epochs * train_size / seconds
-        print(f"{name:18} {seconds:8.2f} {rate:10.0f} {steady:11.2f} s {rest:5.2f} s {accuracy:14.4f}")
-    for row in rows:
-        whole = f"{row['ratio']:.3f}x ({row['low']:.3f}-{row['high']:.3f})"
-        steady = f"{row['steady_ratio']:.3f}x ({row['steady_low']:.3f}-{row['steady_high']:.3f})"
-        print(f"{row['contender']} is {whole} as fast as {row['peer']}; steady epochs {steady}")
-
-
-def _part(task: Task, samples: int) -> Task:
-    (x, y), (test_x, test_y) = _tensors(task.train), _tensors(task.test)
-    return dataclasses.replace(task, train=(x[:samples], y[:samples]), test=(test_x[:samples], test_y[:samples]))
-
-
-def _quieten() -> None:
-    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
-    warnings.filterwarnings("ignore", module="lightning")  # more loader workers, fewer log steps: the work is given
+        rate = work.epochs * work.train_size / seconds
+        accuracy, others = mean(t.test_accuracy for t in timings), max(t.others for t in timings)
+        print(f"{name:18} {seconds:8.2f} {rate:10.0f} {steady:11.2f} s {rest:5.2f} s {accuracy:9.4f} {others:7.2f}")
+    for ours in (name for name in found if name not in PEERS):
+        for peer in PEERS:
+            whole, steady = _ratio(found, peer, ours, "seconds"), _ratio(found, peer, ours, "steady_seconds")
+            print(f"{ours} is {whole} as fast as {peer}; steady epochs {steady}")
 
 
 def _arguments() -> argparse.Namespace:
@@ -313,21 +338,17 @@ def _arguments() -> argparse.Namespace:
 def main() -> None:
     """Run, and print what was found."""
     arguments = _arguments()
-    _quieten()
     torch.set_num_threads(THREADS)
-    task = tasks.get("fashion-mnist/f1")
-    epochs, rounds = (2, 2) if arguments.quick else (max(2, arguments.epochs), arguments.rounds)
-    task = _part(task, 8192) if arguments.quick else task
     about = machine("lightning")
     tell(json.dumps(about))
     for batch_size in arguments.batch:
-        work = Work(task, batch_size, epochs)
-        found = compare(work, rounds)
-        rows = comparisons(found, work, about)
+        work = Work(batch_size, max(2, arguments.epochs))
+        work = Work(batch_size, 2, 8192) if arguments.quick else work
+        found = compare(work, 2 if arguments.quick else arguments.rounds)
         if arguments.json:
-            print("\n".join(json.dumps(row) for row in rows))
+            print("\n".join(json.dumps(row) for row in comparisons(found, work, about)))
         else:
-            show(found, rows, work)
+            show(found, work)
     if not BF16_FLAGS & cpu_flags():
         tell(f"bf16: not measured: this CPU ({about['cpu']}) has none of {', '.join(sorted(BF16_FLAGS))}")
 

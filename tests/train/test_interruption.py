@@ -15,7 +15,7 @@ from largebatch.train import fit
 from ranks import CONTEXT, run_ranks
 
 KILLS = 20
-RECIPE = small_tasks.recipe(32, duration="25ep", precision="fp32", warmup="gradual(3ep,start_lr=0.01)")
+RECIPE = small_tasks.recipe(32, duration="16ep", precision="fp32", warmup="gradual(3ep,start_lr=0.01)")
 
 
 def train(path):
@@ -121,7 +121,7 @@ def test_a_signal_leaves_a_checkpoint_and_the_run_continues(number, name, tmp_pa
         name = "stopper"
 
         def wants(self, update):
-            if update == 100:
+            if update == 60:
                 signal.raise_signal(number)
 
         def see_epoch(self, view):
@@ -133,7 +133,7 @@ def test_a_signal_leaves_a_checkpoint_and_the_run_continues(number, name, tmp_pa
     task = small_tasks.task(small_tasks.with_dropout)
     stopped = fit(task, RECIPE, seed=2, out=tmp_path / "run", observers=[Stopper()], log_every=3, progress=False)
     assert stopped.status == "stopped"
-    assert stopped.reason == f"stopped by {name} after update 101; the same call continues it"
+    assert stopped.reason == f"stopped by {name} after update 61; the same call continues it"
     assert (tmp_path / "run" / "checkpoints" / str(stopped.samples)).is_dir()
     assert not (tmp_path / "run" / "result.json").exists()
     resumed = train_and_describe(tmp_path / "run")

@@ -67,7 +67,9 @@ class Training:
     def __post_init__(self) -> None:
         self.device = next(self.model.parameters()).device
         self.parameters = [p for p in self.model.parameters() if p.requires_grad]
-        self.start = [p.detach().clone() for p in self.parameters]  # x₀
+        self.weights = [p.detach() for p in self.parameters]  # the same memory, without a graph
+        self.start = [p.clone() for p in self.weights]  # x₀
+        self.before = [p.clone() for p in self.weights]  # one buffer for the whole run: pages stay warm
         self.forward = torch.compile(self.model) if self.execution.compile else self.model
         self.trivial = trivial_loss(self.task)
         self.loader = self._loader(self.task.train)
@@ -150,7 +152,8 @@ class Training:
         rate = timeline.rate(state.phase_samples)
         for group in optimizer.param_groups:
             group["lr"] = rate
-        before = [p.detach().clone() for p in self.parameters] if wants_norms else []
+        if wants_norms:
+            torch._foreach_copy_(self.before, self.weights)
         passes: list[tuple[BatchSums, Tensor | None]] = []
 
         def compute(first: bool = True) -> None:
@@ -166,13 +169,12 @@ class Training:
         self.last_held_out = None
         loss = state.add(sums, share.batch_size)
         if asked:
-            now = [p.detach() for p in self.parameters]
             view = View(
                 update=state.update - 1, phase=state.phase, samples=state.samples, batch_size=share.batch_size,
                 epoch=state.phase_samples / timeline.train_size, lr=rate, loss=loss,
                 gradient_squared_norm=gradient_squared_norm,
-                step_norm=distance(now, before) if wants_norms else None,
-                distance=distance(now, self.start) if wants_norms else None,
+                step_norm=distance(self.weights, self.before) if wants_norms else None,
+                distance=distance(self.weights, self.start) if wants_norms else None,
                 partials=sums.partials,
                 risk=self._risk() if any(request.risk for request in asked) else None,
             )  # fmt: skip
