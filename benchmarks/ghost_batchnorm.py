@@ -4,11 +4,13 @@ The work: forward pass, mean cross-entropy, backward pass and a step of SGD with
 images of 3 x 32 x 32, float32, 2 threads. Contenders:
 
 * plain: `nn.BatchNorm1d` and `nn.BatchNorm2d`, as C1 is built.
-* ghosts: the same network after `swap_batchnorm(model, 32)`: on a CPU a loop over the ghosts.
-* folded: the same with the ghosts folded into channels, the way of a GPU, forced here for comparison.
+* ghosts: the same network after `swap_batchnorm(model, 32)`: on a CPU a loop over the ghosts of images, and folded ghosts
+  where there are no pixels.
+* folded: the same with the ghosts folded into channels everywhere, the way of a GPU, forced here for comparison.
 
 A measurement is the mean of several steps; contenders alternate, and the ratio is ghosts' time / plain's, round by round:
-1.10 means 10 % slower. The layers' share of a step depends on the network: in C1 the convolutions dominate, so a network
+1.10 means 10 % slower. A round waits for a quiet machine and is run again where other processes kept more than 0.1 cores
+busy. The layers' share of a step depends on the network: in C1 the convolutions dominate, so a network
 of cheaper layers pays more.
 
     .venv-bench/bin/python benchmarks/ghost_batchnorm.py            # 7 rounds of 3 steps; about 2 minutes
@@ -34,6 +36,7 @@ from largebatch import tasks
 from largebatch.core import swap_batchnorm
 
 PREFERS_FOLDING = "largebatch.core._batchnorm._prefers_folding"
+Measure = Callable[[int], tuple[float, float]]  # round -> seconds, cores that others kept busy
 
 
 def network(ghost_batch_size: int | None) -> nn.Module:
@@ -45,23 +48,24 @@ def network(ghost_batch_size: int | None) -> nn.Module:
     return model
 
 
-def contender(inputs: Tensor, targets: Tensor, steps: int, ghost_batch_size: int | None) -> Callable[[int], float]:
-    """A function that makes `steps` steps and returns the seconds of one."""
+def contender(inputs: Tensor, targets: Tensor, steps: int, ghost_batch_size: int | None) -> Measure:
+    """A function that makes `steps` steps and returns the seconds of one, and the others' cores."""
     model = network(ghost_batch_size)
     optimizer = torch.optim.SGD(model.parameters(), 0.01, momentum=0.9)
 
-    def measure(_: int) -> float:
+    def measure(_: int) -> tuple[float, float]:
+        others = Others()
         begun = time.perf_counter()
         for _ in range(steps):
             optimizer.zero_grad()
             F.cross_entropy(model(inputs), targets).backward()
             optimizer.step()
-        return (time.perf_counter() - begun) / steps
+        return (time.perf_counter() - begun) / steps, others.cores
 
     return measure
 
 
-def folded(measure: Callable[[int], float], number: int) -> float:
+def folded(measure: Measure, number: int) -> tuple[float, float]:
     """A measurement with the ghosts folded into channels, whatever the device."""
     with patch(PREFERS_FOLDING, lambda _: True):
         return measure(number)
@@ -112,9 +116,7 @@ def main() -> None:
     }
     for run in runs.values():
         run(0)  # untimed
-    others = Others()
     rows = comparisons(alternate(runs, rounds), work)
-    tell(f"other processes kept {others.cores:.2f} cores busy")
     for row in rows:
         if arguments.json:
             print(json.dumps(row))

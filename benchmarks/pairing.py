@@ -2,6 +2,7 @@
 
 A machine drifts (other processes, frequency, caches), so contenders are compared within a round, where they ran shortly
 after one another: a ratio is taken for each round, and its median over the rounds is the result, with the range beside it.
+Where others compute on the same cores no ratio means anything, so a round waits for them, and is run again if they came.
 """
 
 import os
@@ -19,6 +20,7 @@ import torch
 
 T = TypeVar("T")
 THREADS = 2
+QUIET_CORES = 0.1  # two threads that wait for one another at each layer lose far more than the core's share
 
 
 @dataclass(frozen=True)
@@ -43,15 +45,36 @@ def speedup(peer_seconds: Sequence[float], our_seconds: Sequence[float]) -> Rati
     return Ratio(median(ratios), min(ratios), max(ratios))
 
 
-def alternate(contenders: Mapping[str, Callable[[int], T]], rounds: int) -> dict[str, list[T]]:
-    """Call each contender with the number of the round, in each round; every other round in reverse order."""
-    found: dict[str, list[T]] = {name: [] for name in contenders}
-    for number in range(rounds):
-        order = list(contenders) if number % 2 == 0 else list(contenders)[::-1]
-        for name in order:
-            found[name].append(contenders[name](number))
-            tell(f"round {number + 1}/{rounds}: {name} done, load {os.getloadavg()[0]:.2f}")
-    return found
+def alternate(contenders: Mapping[str, Callable[[int], tuple[T, float]]], rounds: int) -> dict[str, list[T]]:
+    """Call each contender with the number of the round, in each round; every other round in reverse order.
+
+    Args:
+        contenders: each returns what it found and the cores that others kept busy meanwhile. A round with more than
+            `QUIET_CORES` of these is dropped, whatever it found, and run again, as often as there are rounds.
+    """
+    kept: list[dict[str, T]] = []
+    dropped = 0
+    while len(kept) < rounds:
+        wait_for_quiet()
+        names = list(contenders) if len(kept) % 2 == 0 else list(contenders)[::-1]
+        found = {name: contenders[name](len(kept)) for name in names}
+        others = max(cores for _, cores in found.values())
+        if others > QUIET_CORES and dropped < rounds:
+            dropped += 1
+        else:
+            kept.append({name: value for name, (value, _) in found.items()})
+        tell(f"round {len(kept)}/{rounds}, {dropped} dropped; others kept {others:.2f} cores busy")
+    return {name: [found[name] for found in kept] for name in contenders}
+
+
+def wait_for_quiet(patience_seconds: float = 600.0) -> None:
+    """Sleep until others have left the machine alone for two seconds; not forever."""
+    begun = time.perf_counter()
+    while time.perf_counter() - begun < patience_seconds:
+        others = Others()
+        time.sleep(2.0)
+        if others.cores < QUIET_CORES:
+            return
 
 
 class Others:

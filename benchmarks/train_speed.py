@@ -16,8 +16,8 @@ model and optimiser written at the end of every epoch, and the loss logged, as e
 The time is that of the training call, from data in memory to trained model: not imports, not reading the data from disk.
 A steady epoch is what one epoch after the first takes, with its evaluation, logging and checkpoint; the rest is
 `seconds - epochs x steady epoch`: set-up, the slower first epoch, the last exact evaluation. Each contender has a process
-of its own and runs once before, untimed; they alternate, and a round is a seed. "others" is how many cores other processes
-kept busy meanwhile, at worst: above 0.1 the figures are doubtful.
+of its own and runs once before, untimed; they alternate, and a round is a seed. A round waits for a quiet machine and is
+run again where other processes kept more than 0.1 cores busy.
 
     .venv-bench/bin/python benchmarks/train_speed.py            # batches 256 and 2048, 3 epochs, 5 rounds; about 8 minutes
     .venv-bench/bin/python benchmarks/train_speed.py --quick    # a smoke run on a part of the data; its ratios say little
@@ -71,7 +71,6 @@ class Timing:
     seconds: float
     epoch_ends: tuple[float, ...]  # on any clock: after each epoch's evaluation
     test_accuracy: float
-    others: float = 0.0  # cores that other processes kept busy meanwhile
 
     @property
     def steady_seconds(self) -> float:
@@ -254,19 +253,19 @@ def contenders() -> dict[str, Contender]:
     return chosen
 
 
-def measure(name: str, work: Work, seed: int) -> Timing:
-    """One run of a contender, in a folder of its own that is deleted afterwards, untimed."""
+def measure(name: str, work: Work, seed: int) -> tuple[Timing, float]:
+    """One run of a contender, in a folder of its own that is deleted afterwards, untimed; and the others' cores."""
     gc.collect()
     others = Others()
     with tempfile.TemporaryDirectory() as folder:
         timing = contenders()[name](work, seed, Path(folder))
-    return dataclasses.replace(timing, others=others.cores)
+    return timing, others.cores
 
 
 def compare(work: Work, rounds: int) -> dict[str, list[Timing]]:
     """All contenders on one batch size, each in a process of its own, so that none inherits another's heap."""
     with ExitStack() as stack:
-        runs: dict[str, Callable[[int], Timing]] = {}
+        runs: dict[str, Callable[[int], tuple[Timing, float]]] = {}
         for name in contenders():
             process = ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), initializer=_prepare)
             stack.enter_context(process)
@@ -275,7 +274,7 @@ def compare(work: Work, rounds: int) -> dict[str, list[Timing]]:
         return alternate(runs, rounds)
 
 
-def _in_process(process: Executor, name: str, work: Work, seed: int) -> Timing:
+def _in_process(process: Executor, name: str, work: Work, seed: int) -> tuple[Timing, float]:
     return process.submit(measure, name, work, seed).result()
 
 
@@ -295,8 +294,7 @@ def comparisons(found: dict[str, list[Timing]], work: Work, about: dict[str, Any
             "seconds": median(t.seconds for t in found[ours]), "peer_seconds": median(t.seconds for t in found[peer]),
             "test_accuracy": mean(t.test_accuracy for t in found[ours]),
             "peer_test_accuracy": mean(t.test_accuracy for t in found[peer]),
-            "seeds": list(range(len(found[ours]))),
-            "others_cores": max(t.others for name in (ours, peer) for t in found[name]), **about,
+            "seeds": list(range(len(found[ours]))), **about,
         }
         for ours in found if ours not in PEERS for peer in PEERS
     ]  # fmt: skip
@@ -311,14 +309,14 @@ def show(found: dict[str, list[Timing]], work: Work) -> None:
     print(
         f"\nbatch {work.batch_size}, {work.epochs} epochs of {work.train_size} samples, median of {len(found['plain'])}"
     )
-    print(f"{'':18} {'seconds':>8} {'samples/s':>10} {'steady epoch':>13} {'rest':>7} {'accuracy':>9} {'others':>7}")
+    print(f"{'':18} {'seconds':>8} {'samples/s':>10} {'steady epoch':>13} {'rest':>7} {'accuracy':>9}")
     for name, timings in found.items():
         seconds, steady, rest = (
             median(getattr(t, clock) for t in timings) for clock in ("seconds", "steady_seconds", "rest_seconds")
         )
         rate = work.epochs * work.train_size / seconds
-        accuracy, others = mean(t.test_accuracy for t in timings), max(t.others for t in timings)
-        print(f"{name:18} {seconds:8.2f} {rate:10.0f} {steady:11.2f} s {rest:5.2f} s {accuracy:9.4f} {others:7.2f}")
+        accuracy = mean(t.test_accuracy for t in timings)
+        print(f"{name:18} {seconds:8.2f} {rate:10.0f} {steady:11.2f} s {rest:5.2f} s {accuracy:9.4f}")
     for ours in (name for name in found if name not in PEERS):
         for peer in PEERS:
             whole, steady = _ratio(found, peer, ours, "seconds"), _ratio(found, peer, ours, "steady_seconds")
