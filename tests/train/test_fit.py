@@ -5,6 +5,7 @@ import json
 
 import pytest
 import torch
+from torch import nn
 from torch.utils.data import Dataset
 
 import small_tasks
@@ -81,6 +82,28 @@ def test_world_size_and_micro_batch_do_not_matter(case):
                 assert metrics == pytest.approx(double[2], rel=1e-9)
             for found, _, _ in rows[1::2]:
                 assert (found - single[0]).norm() <= 1e-6 * single[0].norm()
+
+
+def small_convolutions():
+    return nn.Sequential(
+        nn.Conv2d(3, 4, 3, bias=False), nn.BatchNorm2d(4), nn.Tanh(), nn.Conv2d(4, 5, 3),
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+    )  # fmt: skip
+
+
+def fit_images(channels_last):
+    x = torch.randn(14, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    task = small_tasks.task(small_convolutions, train=(x, torch.arange(14) % 5), test=(x[:3], torch.arange(3)))
+    recipe = small_tasks.recipe(5, ghost_batch_size=2, duration="4steps")
+    return weights(fit(task, recipe, execution=Execution(channels_last=channels_last), progress=False))
+
+
+def test_memory_formats_and_empty_ranks_do_not_matter():
+    """A last batch of 4 samples is 2 ghosts for 3 ranks."""
+    expected = fit_images(channels_last=False)
+    for channels_last in (False, True):
+        for found in [fit_images(channels_last), *run_ranks(fit_images, 3, channels_last)]:
+            torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-13)
 
 
 class Pairs(Dataset):

@@ -234,7 +234,9 @@ class _Bucket:
         )
         offset = 0
         for parameter, used in zip(self.parameters, flags.tolist(), strict=True):
-            view = summed[offset : offset + parameter.numel()].view_as(parameter)
-            parameter.grad = view if used else None
+            view = summed[offset : offset + parameter.numel()].view(parameter.shape)
+            # In the parameter's own memory format: torch's fused optimisers silently mix up the entries of two formats.
+            same = view if parameter.is_contiguous() else torch.empty_like(parameter).copy_(view)
+            parameter.grad = same if used else None
             offset += parameter.numel()
         return extras
