@@ -132,12 +132,8 @@ class Training:
                         return "diverged", f"diverged at step {step}: the weights are not finite; {ADVICE}", None
                     self._save(optimizer)
                 if stopping and done < timeline.total_samples:
-                    name = self.stop.name or "a signal to another worker"
-                    return (
-                        "stopped",
-                        f"stopped by {name} after update {self.state.update}; the same call continues it",
-                        None,
-                    )
+                    cause = f"{self.stop.name or 'a signal to another worker'} after update {self.state.update}"
+                    return "stopped", f"stopped by {cause}; the same call continues it", None
         finally:
             gradient.close()
         return "finished", "", optimizer.state_dict()
