@@ -180,7 +180,7 @@ def test_fields_that_go_together_are_accepted():
     Recipe(256, lr=0.1, momentum=0, nesterov=False)
     Recipe(256, lr=0.1, momentum=0, optimizer="adam")
     Recipe(256, lr=0.1, optimizer="lars", momentum_convention="paper")
-    assert Recipe(256, lr=0.1, then=Phase(Recipe(512, lr=0.1), "all")).phases[1].global_batch_size == 512
+    assert Recipe(256, lr=0.1, then=Phase(Recipe(512, lr=0.1), "all")).then.recipe.global_batch_size == 512
     assert Recipe(1, lr=0.1, ghost_batch_size=None).ghost_batch_size is None
 
 
