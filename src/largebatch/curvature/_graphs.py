@@ -1,0 +1,192 @@
+"""One graph per batch, kept between products while memory allows.
+
+The second backward pass of Pearlmutter's product (1994, Neural Computation 6) needs the graph of the first. Kept, a product
+costs 2 units of one forward and backward pass; built anew, 3. How much a graph holds is counted on a few samples by the
+hooks through which autograd saves its tensors, and compared with the memory that is free. Weights that moved since, by
+their version counters and their norm, make the graphs void.
+"""
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Generic, Literal, TypeVar, final
+
+import torch
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from largebatch.core import Risk, squared_norm, unflatten
+
+__all__ = ["Graphs", "KeepGraph", "free_bytes", "is_out_of_memory", "twice_differentiable"]
+
+KeepGraph = Literal["auto"] | bool
+
+Graph = TypeVar("Graph")
+
+SHARE = 0.5  # of the free memory: the solver's own vectors need some, and the estimate is one
+COUNTED_SAMPLES = 32
+
+
+@final
+class Graphs(Generic[Graph]):
+    """What `build` makes of each batch, and sums over all batches and ranks of what is computed from it.
+
+    Args:
+        build: maps (inputs, targets) to a graph and the batch's weight, in one forward and backward pass.
+        keep: False never, True always, "auto" while it fits into half of the free memory.
+    """
+
+    def __init__(
+        self, risk: Risk, build: Callable[[Tensor, Tensor], tuple[Graph, Tensor | int]], keep: KeepGraph = "auto"
+    ):
+        self.risk = risk
+        self.keep = keep
+        self._build = build
+        self._state: object = None
+        self._kept: list[Graph] = []
+        self._is_keeping = False
+        self._weight: Tensor | None = None  # over all ranks, known after the first pass
+
+    @property
+    def is_kept(self) -> bool:
+        """Whether the next product will find its graphs, if the weights stay."""
+        return self._is_keeping and self._weight is not None
+
+    def mean(self, term: Callable[[Graph], Sequence[Tensor]], passes: float) -> Tensor:
+        """Σ over batches and ranks of `term`, shaped as the parameters, ÷ the total weight, (P,).
+
+        Args:
+            term: of one batch; it must not free the graph.
+            passes: what the terms cost beside the graphs, in forward and backward passes over the data.
+
+        Raises:
+            RuntimeError: out of memory with the graph of one batch.
+        """
+        risk = self.risk
+        state = _state(risk)
+        if state != self._state:
+            self._state, self._kept, self._is_keeping, self._weight = state, [], self.keep is not False, None
+        try:
+            return self._sum(term, passes)
+        except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+            # Re-estimated statistics are summed over the ranks: one rank alone must not start again.
+            is_alone = risk.world.size == 1 or risk.batch_norm != "reestimated"
+            if not is_out_of_memory(error) or not (self._is_keeping and is_alone):
+                raise _advised(error, risk.batch_size) from error
+        self._kept, self._is_keeping = [], False
+        return self.mean(term, passes)
+
+    def _sum(self, term: Callable[[Graph], Sequence[Tensor]], passes: float) -> Tensor:
+        risk = self.risk
+        total = torch.zeros(risk.dimension, dtype=risk.dtype, device=risk.device)
+        parts = unflatten(total, risk.parameters)
+
+        def add(graph: Graph) -> None:
+            torch._foreach_add_(parts, list(term(graph)))
+
+        risk.passes += passes
+        if self.is_kept:
+            for graph in self._kept:
+                add(graph)
+        else:
+            self._build_each(add)
+        assert self._weight is not None
+        return risk.world.sum(total).div_(self._weight.to(total.dtype))
+
+    def _build_each(self, add: Callable[[Graph], None]) -> None:
+        risk = self.risk
+        sums = torch.zeros(2, dtype=torch.float64, device=risk.device)  # weight; ranks that cannot keep their graphs
+        self._kept = []
+        risk.passes += 1.0
+        with risk.measuring(), twice_differentiable():
+            for number, (inputs, targets) in enumerate(risk.batches()):
+                if number == 0 and self._is_keeping and self.keep == "auto":
+                    self._is_keeping = self._fits(inputs, targets)
+                graph, weight = self._build(inputs, targets)
+                if self._is_keeping:
+                    self._kept.append(graph)
+                add(graph)
+                sums[0] += weight
+        if self._weight is None:
+            sums[1] = 0.0 if self._is_keeping else 1.0
+            self._weight, misfits = risk.world.sum(sums).split(1)
+            if misfits:
+                self._kept, self._is_keeping = [], False
+
+    def _fits(self, inputs: Tensor, targets: Tensor) -> bool:
+        few = min(COUNTED_SAMPLES, len(inputs))
+        held = _saved_bytes(self.risk, lambda: self._build(inputs[:few], targets[:few]))
+        own_samples = -(-self.risk.samples // self.risk.world.size)
+        self.risk.passes += few / own_samples
+        return held / few * own_samples * self.risk.world.size <= SHARE * free_bytes(self.risk.device)
+
+
+@contextmanager
+def twice_differentiable() -> Iterator[None]:
+    """Gradients on, and attention written out: its fused kernels have no second derivative, on a CPU either."""
+    with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
+        yield
+
+
+def _advised(error: BaseException, batch_size: int) -> BaseException:
+    if not is_out_of_memory(error):
+        return error
+    return RuntimeError(
+        f"out of memory with the graph of a batch of {batch_size} samples: use a smaller batch_size of the risk; with "
+        "running batch-norm statistics it changes the memory, not the value"
+    )
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether a smaller pass could help. On a CPU torch raises a plain RuntimeError."""
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
+
+
+def free_bytes(device: torch.device) -> float:
+    """Memory to be had on a device, in bytes; infinite where nobody tells."""
+    if device.type == "cuda":
+        idle = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return float(torch.cuda.mem_get_info(device)[0] + idle)
+    memory = Path("/proc/meminfo")
+    if memory.exists():
+        lines = dict(line.split(":", 1) for line in memory.read_text().splitlines())
+        return min(float(lines["MemAvailable"].split()[0]) * 1024, _left_in_group())
+    names = os.sysconf_names if hasattr(os, "sysconf_names") else {}
+    if "SC_AVPHYS_PAGES" in names:
+        return float(os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+    return float("inf")
+
+
+def _left_in_group() -> float:
+    """What a container may still take: its limit is below what the machine has."""
+    group = Path("/sys/fs/cgroup")
+    limit, used = group / "memory.max", group / "memory.current"
+    if not limit.exists() or not used.exists() or limit.read_text().strip() == "max":
+        return float("inf")
+    return float(limit.read_text()) - float(used.read_text())
+
+
+def _saved_bytes(risk: Risk, build: Callable[[], object]) -> int:
+    """Bytes that the graph of `build()` holds beside the model's own tensors."""
+    own = {tensor.untyped_storage().data_ptr() for tensor in (*risk.model.parameters(), *risk.model.buffers())}
+    found: dict[int, int] = {}
+
+    def see(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            found[storage.data_ptr()] = storage.nbytes()
+        return tensor.detach()
+
+    with torch.autograd.graph.saved_tensors_hooks(see, lambda tensor: tensor):
+        graph = build()
+    del graph
+    return sum(found.values())
+
+
+def _state(risk: Risk) -> object:
+    """Changes whenever the model does: by counters, and by the norm for writes through `.data`, which count nothing."""
+    tensors = (*risk.model.parameters(), *risk.model.buffers())
+    with torch.no_grad():
+        norm = float(squared_norm([p.detach() for p in risk.parameters]))
+    return [(tensor.data_ptr(), tensor._version) for tensor in tensors], norm

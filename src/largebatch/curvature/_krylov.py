@@ -1,0 +1,255 @@
+"""Lanczos: a few eigenpairs at either end of a symmetric operator, each with an error bound.
+
+Parlett 1980, *The Symmetric Eigenvalue Problem*, chapter 13: from q_1 it builds an orthonormal basis Q (m, n) of
+span{q, Hq, H²q, …} in which H is a tridiagonal T. The Ritz values θ of T approach the ends of the spectrum first. For the
+Ritz vector y = Q's, ‖Hy − θy‖ = β·|s_m|, so
+
+    |λ − θ| ≤ min(ρ, ρ²/gap),   ρ = β·|s_m|,   gap = distance of θ from the rest of the spectrum
+
+for some eigenvalue λ of H. The second bound (Parlett, section 11.7) takes the gap from the other Ritz values, less their own
+residuals. Every new vector is made orthogonal to all of Q, by one matrix product with Q and one with its transpose, so no
+eigenvalue appears twice that is not there twice ("ghosts"). One sequence sees one vector of each eigenspace: of a multiple
+eigenvalue it finds the copies only where the sequence ends early and a new one is started.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, final
+
+import torch
+from torch import Tensor
+
+from largebatch.core import generator, progress
+from largebatch.curvature._operator import Operator, as_operator
+
+__all__ = ["Eigenpairs", "Krylov", "Which", "lanczos"]
+
+Which = Literal["largest", "smallest", "both"]
+
+NEGLIGIBLE = 0.01  # of the largest magnitude: an eigenvalue below it is found to the tolerance of this, not of itself
+RANDOM_SHARE = 0.02  # of a start that is given: so that no direction is missing from it
+
+
+@dataclass(frozen=True)
+class Eigenpairs:
+    """Eigenvalues ± bounds, and vectors.
+
+    Args:
+        values: (k,) float64, the largest first; with "smallest" the smallest first; with "both" the k largest, then the
+            k smallest.
+        bounds: (k,) float64; an eigenvalue lies within value ± bound, up to rounding in the operator itself.
+        vectors: (k, n), orthonormal rows.
+        products: with the operator.
+        converged: whether every bound is within the tolerance.
+    """
+
+    values: Tensor
+    bounds: Tensor
+    vectors: Tensor
+    products: int
+    converged: bool
+
+
+@final
+class Krylov:
+    """An orthonormal basis that grows by one product at a time, and the operator's matrix T in it.
+
+    Args:
+        start: (n,), not zero.
+        rows: the most vectors it may grow to.
+        seed: of the vectors that continue a sequence which has ended.
+    """
+
+    def __init__(self, operator: Operator, start: Tensor, rows: int, seed: int = 0):
+        self.operator = operator
+        self.steps = 0
+        self.matrix = torch.zeros(rows, rows, dtype=torch.float64)
+        """T; its first `steps` rows and columns are known."""
+        self.residual_norm = float("inf")
+        """β, the norm of what the last product added to the basis."""
+        self.segment = 0
+        """Where the present sequence began: later than 0 if an invariant subspace was found."""
+        self._seed = seed
+        self._basis = torch.empty(min(rows, 16), len(start), dtype=operator.dtype, device=operator.device)
+        self._next: Tensor | None = start / torch.linalg.vector_norm(start)
+
+    @property
+    def basis(self) -> Tensor:
+        """(steps, n), orthonormal rows."""
+        return self._basis[: self.steps]
+
+    def step(self) -> None:
+        """One product."""
+        j = self.steps
+        self._append(self._next if self._next is not None else self._fresh())
+        q = self._basis[j]
+        w = self.operator @ q
+        alpha = float(q @ w)
+        self.matrix[j, j] = alpha
+        w = torch.add(w, q, alpha=-alpha)
+        if j > self.segment:
+            w.add_(self._basis[j - 1], alpha=-self.residual_norm)
+        before = float(torch.linalg.vector_norm(w))
+        w, beta = self._orthogonal(w, before)
+        scale = float(self.matrix[: j + 1, : j + 1].abs().max())
+        if beta <= 10 * torch.finfo(w.dtype).eps * scale or self.steps == len(w):
+            self.residual_norm, self._next = 0.0, None
+        else:
+            self.residual_norm, self._next = beta, w.div_(beta)
+
+    def ritz(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Ritz values (m,) ascending, residuals (m,), and the vectors' coordinates (m, m) in columns."""
+        values, coordinates = torch.linalg.eigh(self.matrix[: self.steps, : self.steps])
+        return values, self.residual_norm * coordinates[-1].abs(), coordinates
+
+    def _append(self, vector: Tensor) -> None:
+        if self.steps == len(self._basis):
+            rows = min(2 * len(self._basis), len(self.matrix))
+            self._basis = torch.cat([self._basis, self._basis.new_empty(rows - self.steps, len(vector))])
+        self._basis[self.steps] = vector
+        if self.steps > self.segment:
+            self.matrix[self.steps, self.steps - 1] = self.matrix[self.steps - 1, self.steps] = self.residual_norm
+        self.steps += 1
+
+    def _orthogonal(self, w: Tensor, before: float) -> tuple[Tensor, float]:
+        """Remove the basis from w, again for as long as that shortens it: twice is enough (Parlett, section 6.9)."""
+        for _ in range(3):
+            w = torch.addmv(w, self.basis.T, self.basis @ w, alpha=-1)
+            after = float(torch.linalg.vector_norm(w))
+            if after > 0.7 * before:
+                break
+            before = after
+        return w, after
+
+    def _fresh(self) -> Tensor:
+        """The sequence ended in an invariant subspace: what is left has its own eigenvalues, perhaps the same ones."""
+        self.segment = self.steps
+        vector = random_direction(self.operator, self._seed, self.steps)
+        vector, norm = self._orthogonal(vector, 1.0)
+        return vector / norm
+
+
+def lanczos(
+    operator: Any,
+    k: int = 1,
+    *,
+    which: Which = "largest",
+    tolerance: float = 1e-3,
+    max_products: int = 200,
+    start: Tensor | Sequence[Tensor] | None = None,
+    seed: int = 0,
+) -> Eigenpairs:
+    """The k algebraically largest or smallest eigenvalues, or both, until each bound is at most `tolerance`·|value|.
+
+    Args:
+        operator: anything with `shape` and `@`; see `as_operator`.
+        tolerance: relative; an eigenvalue below 1 % of the largest magnitude is found to `tolerance` of this 1 %.
+        max_products: where they are spent, the bounds say how far it came, and `converged` is False.
+        start: (n,) or rows (s, n), such as the eigenvectors of the last look: the sequence starts from their sum and a
+            small random part, which keeps every direction present.
+        seed: of the random start.
+
+    Raises:
+        ValueError: k or `max_products` that do not fit the operator's size, a start of another size; all are told.
+    """
+    operator = as_operator(operator)
+    n = operator.shape[0]
+    wanted = 2 * k if which == "both" else k
+    vectors = _rows(start)
+    _refuse(n, k, wanted, max_products, vectors)
+    rows = min(max_products, n)
+    krylov = Krylov(operator, _first(operator, vectors, seed), rows, seed)
+    with progress("Lanczos", rows, "products") as bar:
+        while True:
+            krylov.step()
+            bar.update()
+            values, residuals, coordinates = krylov.ritz()
+            picked = _pick(krylov.steps, k, which)
+            bounds = _bounds(values, residuals)[picked] + torch.finfo(operator.dtype).eps * values.abs().max()
+            floor = NEGLIGIBLE * values.abs().max()
+            is_good = bool((bounds <= tolerance * values[picked].abs().clamp(min=floor)).all())
+            is_good = is_good and len(picked) == wanted
+            if is_good and wanted > 1:  # one value needs no copies
+                is_good = _is_explored(krylov, values[picked], which, tolerance)
+            if is_good or krylov.steps == rows:
+                break
+    found = coordinates[:, picked].T.to(krylov.basis) @ krylov.basis
+    return Eigenpairs(values[picked], bounds, found, krylov.steps, is_good)
+
+
+def random_direction(operator: Operator, seed: int, *keys: int) -> Tensor:
+    """A random unit vector (n,)."""
+    source = generator(seed, "lanczos", *keys)
+    vector = torch.randn(operator.shape[0], generator=source, dtype=operator.dtype).to(operator.device)
+    return vector / torch.linalg.vector_norm(vector)
+
+
+def _bounds(values: Tensor, residuals: Tensor) -> Tensor:
+    """min(ρ, ρ²/gap) for Ritz values in ascending order; a neighbour may be as near as its own residual allows."""
+    nobody = values.new_tensor([float("inf")])
+    spaces = values.diff()
+    below = torch.cat([nobody, spaces - residuals[:-1]])
+    above = torch.cat([spaces - residuals[1:], nobody])
+    gap = torch.minimum(below, above)
+    is_apart = (gap > residuals) & gap.isfinite()  # a single Ritz value has seen no rest of the spectrum
+    return torch.where(is_apart, residuals.square() / gap, residuals)
+
+
+def _pick(found: int, k: int, which: Which) -> list[int]:
+    """Positions of the wanted values among `found` ascending ones, as far as they exist."""
+    top = list(range(found - 1, max(found - 1 - k, -1), -1))
+    bottom = list(range(min(k, found)))
+    if which == "both":
+        return top + bottom if found >= 2 * k else list(range(found - 1, -1, -1))
+    return top if which == "largest" else bottom
+
+
+def _is_explored(krylov: Krylov, wanted: Tensor, which: Which, tolerance: float) -> bool:
+    """After a sequence has ended, whether the next one holds nothing beyond the wanted values, such as copies of them."""
+    if krylov.steps == krylov.operator.shape[0]:
+        return True
+    if krylov.segment == 0:
+        return krylov.residual_norm > 0
+    block = krylov.matrix[krylov.segment : krylov.steps, krylov.segment : krylov.steps]
+    values, coordinates = torch.linalg.eigh(block)
+    residuals = krylov.residual_norm * coordinates[-1].abs()
+    slack = tolerance * float(krylov.matrix.abs().max())
+    is_below = bool(values[-1] + residuals[-1] <= wanted.min() + slack)
+    is_above = bool(values[0] - residuals[0] >= wanted.max() - slack)
+    if which == "both":
+        half = len(wanted) // 2
+        is_below = bool(values[-1] + residuals[-1] <= wanted[:half].min() + slack)
+        is_above = bool(values[0] - residuals[0] >= wanted[half:].max() - slack)
+        return is_below and is_above
+    return is_below if which == "largest" else is_above
+
+
+def _rows(start: Tensor | Sequence[Tensor] | None) -> Tensor | None:
+    """Given vectors as rows (s, n)."""
+    if start is None:
+        return None
+    stacked = start if isinstance(start, Tensor) else torch.stack(list(start))
+    return stacked.reshape(-1, stacked.shape[-1])
+
+
+def _first(operator: Operator, vectors: Tensor | None, seed: int) -> Tensor:
+    random = random_direction(operator, seed)
+    if vectors is None:
+        return random
+    given = vectors.to(device=operator.device, dtype=operator.dtype).sum(dim=0)
+    norm = torch.linalg.vector_norm(given)
+    return random if norm == 0 else given / norm + RANDOM_SHARE * random
+
+
+def _refuse(n: int, k: int, wanted: int, max_products: int, vectors: Tensor | None) -> None:
+    mistakes: list[str] = []
+    if k < 1 or wanted > n:
+        mistakes.append(f"k: expected 1 to {n if wanted == k else n // 2} eigenvalues of a {n} x {n} operator, got {k}")
+    if max_products < min(wanted, n):
+        mistakes.append(f"max_products: expected at least {wanted}, one for each eigenvalue, got {max_products}")
+    if vectors is not None and vectors.shape[-1] != n:
+        mistakes.append(f"start: expected vectors of {n} entries, got {vectors.shape[-1]}")
+    if vectors is not None and not torch.isfinite(vectors).all():
+        mistakes.append("start: expected finite numbers, got NaN or infinity")
+    if mistakes:
+        raise ValueError("\n  ".join(["lanczos:", *mistakes]))
