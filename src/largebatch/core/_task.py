@@ -52,6 +52,8 @@ class Task:
         validation: what is tuned is tuned on this.
         recipe: the hyper-parameters this task was tuned with, at their own batch size.
         source: text that identifies the definition (the task's file), part of a run's digest.
+        origin: where `tasks.find` finds it again, such as "/home/me/my_task.py:task"; "" for a built-in one. Not part of
+            the digest: files may move.
     """
 
     name: str
@@ -63,6 +65,7 @@ class Task:
     validation: Data | None = None
     recipe: Recipe | None = None
     source: str = ""
+    origin: str = ""
 
     @property
     def held_out(self) -> Data:

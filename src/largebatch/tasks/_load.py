@@ -30,7 +30,7 @@ def find(text: str) -> Task:
 
 
 def load(text: str) -> Task:
-    """The task `name` of a `path/to/file.py:name`, with the file's text as its `source`.
+    """The task `name` of a `path/to/file.py:name`, with the file's text as its `source` and its place as `origin`.
 
     Raises:
         FileNotFoundError: no such file.
@@ -53,7 +53,7 @@ def load(text: str) -> Task:
             f"{text}: expected a Task or a function without arguments that returns one, got "
             f"{'a function that returned ' if task is not found else ''}{type(task).__name__}: see largebatch.core.Task"
         )
-    return replace(task, source=source)
+    return replace(task, source=source, origin=f"{path.resolve()}:{name}")
 
 
 def _cut(text: str) -> tuple[str, str]:

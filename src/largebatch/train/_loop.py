@@ -85,7 +85,7 @@ class Training:
         phases = _phases(self.recipe)
         timelines = [Timeline(recipe, data_size(self.task.train)) for recipe, _ in phases]
         self.observers = observers
-        self.store.open(self.recipe, self.task.name, self.seed)
+        self.store.open(self.recipe, self.task, self.seed)
         carried = self._resume()
         for note in self.store.notes:
             _tell(note, self.world)

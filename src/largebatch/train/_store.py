@@ -15,6 +15,7 @@ import largebatch
 from largebatch.core import (
     Checkpoint,
     Observer,
+    Task,
     World,
     latest_checkpoint,
     prune_checkpoints,
@@ -74,14 +75,13 @@ class RunStore:
             model.load_state_dict(checkpoint.model_state())
         return Run.from_json(RunFolder.decode(found), model)
 
-    def open(self, recipe: Recipe, task: str, seed: int) -> None:
-        """Write what identifies the run, once."""
+    def open(self, recipe: Recipe, task: Task, seed: int) -> None:
+        """Write what identifies the run, and where its task is found again."""
         if self.folder is None:
             return
         self._check_identity(self.folder)
-        self.folder.write(
-            "recipe.json", {"task": task, "seed": seed, "digest": self._digest, "recipe": recipe.to_json()}
-        )
+        who = {"task": task.name, "origin": task.origin, "seed": seed, "digest": self._digest}
+        self.folder.write("recipe.json", who | {"recipe": recipe.to_json()})
         self.folder.write("environment.json", _environment(self._world))
 
     def resume(self) -> Checkpoint | None:
