@@ -67,7 +67,7 @@ def test_help_names_every_verb_and_is_quick():
             [sys.executable, "-m", "largebatch", "--help"], capture_output=True, text=True, check=True
         )
         seconds.append(time.perf_counter() - begun)
-    assert all(verb in done.stdout for verb in ("demo", "train", "tasks"))
+    assert all(verb in done.stdout for verb in ("demo", "train", "diagnose", "tasks"))
     assert min(seconds) < 0.3
 
 
@@ -75,7 +75,7 @@ def test_version_and_unknown_verbs(capsys):
     assert main(["--version"]) == 0
     assert capsys.readouterr().out == f"{largebatch.__version__}\n"
     assert main(["trian"]) == 2
-    assert "verb: expected one of demo, train, tasks, got 'trian'" in capsys.readouterr().err
+    assert "verb: expected one of demo, train, diagnose, tasks, got 'trian'" in capsys.readouterr().err
 
 
 def test_a_run_prints_its_result_as_json_and_its_changes_beside_it(here, capsys):

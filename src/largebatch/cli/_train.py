@@ -1,38 +1,18 @@
-"""The command line: a verb is a question. Results go to stdout, progress and remarks to stderr.
+"""The verb `train`."""
 
-Exit codes: 0 done, 1 the answer is negative (a run diverged), 2 the input is wrong, 130 or 143 stopped by Ctrl-C or SIGTERM
-after a checkpoint.
-"""
-
-import json
 import os
 import sys
-import traceback
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
-import largebatch
+from largebatch.cli._output import duration, print_json
 
 if TYPE_CHECKING:
     from largebatch.recipe import Recipe
     from largebatch.train import Preview, Run
 
-__all__ = ["main"]
-
-HELP = """\
-largebatch: train with large batches without losing accuracy, and know why when you do lose it
-
-usage: largebatch VERB …          largebatch VERB --help
-
-  demo       What does a large batch cost, and what wins it back? Four recipes on real digits, a minute.
-  train      I have a recipe tuned at batch 256. Train it at 8192, on any number of workers.
-  tasks      What can I train out of the box, and is its data here?
-
-  --help     this text
-  --version  the version
-"""
+__all__ = ["TrainCommand", "run_training"]
 
 
 @dataclass
@@ -80,69 +60,8 @@ class TrainCommand:
     json: bool = False
 
 
-@dataclass
-class TasksCommand:
-    """The built-in tasks, what data each needs, and whether it is there.
-
-    Args:
-        json: print the table as JSON on stdout.
-    """
-
-    json: bool = False
-
-
-@dataclass
-class DemoCommand:
-    """Small batch, large batch, linear rule without and with warmup: on digits, five seeds each.
-
-    Args:
-        seeds: runs of each recipe; an interval needs at least 2.
-        json: print the table as JSON on stdout.
-    """
-
-    seeds: int = 5
-    json: bool = False
-
-
-def main(arguments: list[str] | None = None) -> int:
-    """Run the command line; returns the exit code."""
-    words = sys.argv[1:] if arguments is None else arguments
-    verb, rest = (words[0], words[1:]) if words else ("--help", [])
-    if verb in ("--help", "-h", "help"):
-        print(HELP, end="")
-        return 0
-    if verb == "--version":
-        print(largebatch.__version__)
-        return 0
-    verbs: dict[str, tuple[type, Callable[[Any], int]]] = {
-        "demo": (DemoCommand, _demo),
-        "train": (TrainCommand, lambda command: _train(command, words)),
-        "tasks": (TasksCommand, _tasks),
-    }
-    if verb not in verbs:
-        return _fail(f"verb: expected one of {', '.join(verbs)}, got {verb!r}; see largebatch --help")
-    return _run(*verbs[verb], verb, rest)
-
-
-def _run(command_type: type, action: Callable[[Any], int], verb: str, rest: list[str]) -> int:
-    import tyro
-
-    try:
-        markers = (tyro.conf.PositionalRequiredArgs, tyro.conf.UseAppendAction, tyro.conf.FlagCreatePairsOff)
-        command = tyro.cli(command_type, args=rest, prog=f"largebatch {verb}", config=markers)
-    except SystemExit as stop:
-        return int(stop.code or 0)
-    try:
-        return action(command)
-    except KeyboardInterrupt:
-        return 130
-    except (ValueError, TypeError, OSError, ModuleNotFoundError, RuntimeError) as error:
-        if not _is_ours(error) or os.environ.get("LARGEBATCH_TRACEBACK"):
-            raise
-        return _fail(str(error))
-
-
-def _train(command: TrainCommand, words: list[str]) -> int:
+def run_training(command: TrainCommand, words: list[str]) -> int:
+    """Train, or preview; `words` is the whole command, for the workers. Returns the exit code."""
     from largebatch import train
 
     train.leave_with_parent()
@@ -159,7 +78,7 @@ def _train(command: TrainCommand, words: list[str]) -> int:
     )
     if command.dry_run:
         expected = train.preview(task, recipe, workers=command.workers, execution=execution, seed=command.seed)
-        _print_json(expected.to_json()) if command.json else print(_describe_preview(expected), end="")
+        print_json(expected.to_json()) if command.json else print(_describe_preview(expected), end="")
         return 0
     is_first = os.environ.get("RANK", "0") == "0"
     train.prepare(task, recipe, execution, seed=command.seed)  # a mistake is said alone
@@ -174,7 +93,7 @@ def _train(command: TrainCommand, words: list[str]) -> int:
         checkpoint_every=command.checkpoint_every,
     )  # fmt: skip
     if is_first:
-        _print_json(run.to_json()) if command.json else print(_describe_run(run), end="")
+        print_json(run.to_json()) if command.json else print(_describe_run(run), end="")
     if run.status == "stopped":
         return 143 if "SIGTERM" in run.reason else 130
     return 1 if run.status == "diverged" else 0
@@ -187,33 +106,6 @@ def _recipe(command: TrainCommand, recipe: "Recipe | None") -> "Recipe":
         warmup = None if command.warmup == "none" else "auto"
         recipe = recipe.at(command.batch, budget=command.budget, rule=command.rule, warmup=warmup)
     return recipe.override(command.set)
-
-
-def _tasks(command: TasksCommand) -> int:
-    from largebatch import tasks
-    from largebatch.results import Table
-
-    rows = tasks.available()
-    if command.json:
-        _print_json([vars(row) for row in rows])
-        return 0
-    columns = ("task", "network", "train", "test", "data", "here")
-    cells = [(row.name, row.network, row.train_size, row.test_size, row.data, row.present) for row in rows]
-    print(Table(columns, cells).text())
-    missing = {row.data: row.where for row in rows if not row.present}
-    if missing:
-        print("\nhow to get what is not here:")
-        print("\n".join(f"  {data}: {where}" for data, where in missing.items()))
-    print("\nYour own: largebatch train path/to/file.py:name, where name is a largebatch.core.Task.")
-    return 0
-
-
-def _demo(command: DemoCommand) -> int:
-    from largebatch import study
-
-    result = study.demo(seeds=command.seeds)
-    _print_json(result.to_json()) if command.json else print(result.text(), end="")
-    return 0
 
 
 def _describe_changes(recipe: "Recipe") -> str:
@@ -230,7 +122,7 @@ def _describe_preview(preview: "Preview") -> str:
         f"  samples         {preview.total_samples}",
         f"  parameters      {preview.parameters}",
         f"  micro-batch     {preview.micro_batch_size} samples",
-        f"  time            about {_duration(preview.expected_seconds)} of training (measured on one pass)",
+        f"  time            about {duration(preview.expected_seconds)} of training (measured on one pass)",
         f"  memory          about {preview.expected_bytes / 2**20:.0f} MiB per worker",
     ]
     changes = "".join(f"  {c.field}: {c.before} → {c.after}   ({c.rule}; {c.source})\n" for c in preview.changes)
@@ -244,31 +136,7 @@ def _describe_run(run: "Run") -> str:
     lines += [
         f"  {'updates':<16}{run.updates}",
         f"  {'samples':<16}{run.samples}",
-        f"  {'time':<16}{_duration(run.seconds)} ({run.samples_per_second:.0f} samples/s)",
+        f"  {'time':<16}{duration(run.seconds)} ({run.samples_per_second:.0f} samples/s)",
         f"  {'folder':<16}{run.folder}",
     ]
     return "\n".join(lines) + "\n"
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
-
-
-def _print_json(value: Any) -> None:
-    from largebatch.results import encode
-
-    print(json.dumps(encode(value), indent=2, allow_nan=False))
-
-
-def _fail(message: str) -> int:
-    sys.stderr.write(f"error: {message}\n")
-    return 2
-
-
-def _is_ours(error: BaseException) -> bool:
-    """Whether largebatch itself raised it: an error from a user's own code keeps its traceback."""
-    frames = traceback.extract_tb(error.__traceback__)
-    return bool(frames) and Path(frames[-1].filename).is_relative_to(Path(__file__).parent)

@@ -1,0 +1,98 @@
+"""The command line: a verb is a question. Results go to stdout, progress and remarks to stderr.
+
+Exit codes: 0 done, 1 the answer is negative (a run diverged), 2 the input is wrong, 130 or 143 stopped by Ctrl-C or SIGTERM
+after a checkpoint.
+"""
+
+import os
+import sys
+import sysconfig
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import largebatch
+from largebatch.cli._diagnose import DiagnoseCommand, SharpnessCommand, run_diagnosis, run_sharpness
+from largebatch.cli._output import fail
+from largebatch.cli._show import DemoCommand, TasksCommand, run_demo, show_tasks
+from largebatch.cli._train import TrainCommand, run_training
+
+__all__ = ["main"]
+
+HELP = """\
+largebatch: train with large batches without losing accuracy, and know why when you do lose it
+
+usage: largebatch VERB …          largebatch VERB --help
+
+  demo       What does a large batch cost, and what wins it back? Four recipes on real digits, a minute.
+  train      I have a recipe tuned at batch 256. Train it at 8192, on any number of workers.
+  diagnose   My large-batch model is worse. Why?
+  tasks      What can I train out of the box, and is its data here?
+
+  --help     this text
+  --version  the version
+"""
+
+
+class Verb(NamedTuple):
+    """A verb's arguments and what it does with them.
+
+    Args:
+        appends: a list is given by repeating its option; else by several values behind it.
+    """
+
+    command: type
+    action: Callable[[Any], int]
+    appends: bool = True
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line; returns the exit code."""
+    words = sys.argv[1:] if arguments is None else arguments
+    verb, rest = (words[0], words[1:]) if words else ("--help", [])
+    if verb in ("--help", "-h", "help"):
+        print(HELP, end="")
+        return 0
+    if verb == "--version":
+        print(largebatch.__version__)
+        return 0
+    verbs = {
+        "demo": Verb(DemoCommand, run_demo),
+        "train": Verb(TrainCommand, lambda command: run_training(command, words)),
+        "diagnose": Verb(DiagnoseCommand, run_diagnosis, appends=False),
+        "tasks": Verb(TasksCommand, show_tasks),
+    }
+    if words[:2] == ["diagnose", "sharpness"]:
+        return _run(Verb(SharpnessCommand, run_sharpness, appends=False), "diagnose sharpness", rest[1:])
+    if verb not in verbs:
+        return fail(f"verb: expected one of {', '.join(verbs)}, got {verb!r}; see largebatch --help")
+    return _run(verbs[verb], verb, rest)
+
+
+def _run(verb: Verb, name: str, rest: list[str]) -> int:
+    import tyro
+
+    try:
+        markers = (tyro.conf.PositionalRequiredArgs, tyro.conf.FlagCreatePairsOff)
+        markers += (tyro.conf.UseAppendAction,) if verb.appends else ()
+        command = tyro.cli(verb.command, args=rest, prog=f"largebatch {name}", config=markers)
+    except SystemExit as stop:
+        return int(stop.code or 0)
+    try:
+        return verb.action(command)
+    except KeyboardInterrupt:
+        return 130
+    except (ValueError, TypeError, OSError, ModuleNotFoundError, RuntimeError) as error:
+        if not _is_ours(error) or os.environ.get("LARGEBATCH_TRACEBACK"):
+            raise
+        return fail(str(error))
+
+
+def _is_ours(error: BaseException) -> bool:
+    """Whether largebatch itself raised it, or the system refused it a file: a user's own code keeps its traceback."""
+    ours, library = Path(largebatch.__file__).parent, Path(sysconfig.get_path("stdlib"))
+    frames = [Path(frame.filename) for frame in traceback.extract_tb(error.__traceback__)]
+    while isinstance(error, OSError) and frames and frames[-1].is_relative_to(library) and not frames[-1].is_relative_to(ours):
+        frames.pop()
+    return bool(frames) and frames[-1].is_relative_to(ours)
