@@ -37,15 +37,17 @@ data:
 	  echo "Fashion-MNIST is not here: its tests will be skipped (apt-get install dataset-fashion-mnist)"
 
 # The peers that benchmarks compare with live in an environment of their own.
-.venv-bench/done: benchmarks/requirements.txt constraints.txt
+.venv-bench/done: benchmarks/requirements.txt benchmarks/requirements-bare.txt constraints.txt
 	$(PYTHON) -m venv .venv-bench
 	.venv-bench/bin/pip install --quiet --constraint constraints.txt torch
 	.venv-bench/bin/pip install --quiet --constraint constraints.txt --requirement benchmarks/requirements.txt --editable .
+	.venv-bench/bin/pip install --quiet --no-deps --requirement benchmarks/requirements-bare.txt
 	touch $@
 
 bench: .venv-bench/done data
 	.venv-bench/bin/python benchmarks/train_speed.py
 	.venv-bench/bin/python benchmarks/ghost_batchnorm.py
+	.venv-bench/bin/python benchmarks/curvature_speed.py
 
 clean:
 	rm -rf .venv .venv-bench
