@@ -116,8 +116,11 @@ def test_two_passes_before_one_backward_are_allowed():
     assert torch.isfinite(x.grad).all()
 
 
-def test_reestimation_is_the_sample_weighted_mean_over_unequal_batches():
+@pytest.mark.parametrize("is_ghost", [True, False])
+def test_reestimation_is_the_sample_weighted_mean_over_unequal_batches(is_ghost):
     layer, x = layer_and_input((29, 3), None)
+    if not is_ghost:
+        layer = nn.BatchNorm1d(3).double()
     model = nn.Sequential(layer).eval()
     parts = [x[:4].detach(), x[4:20].detach(), x[20:].detach()]
     core.reestimate(model, model, [(part, len(part)) for part in parts])
@@ -126,6 +129,7 @@ def test_reestimation_is_the_sample_weighted_mean_over_unequal_batches():
     torch.testing.assert_close(layer.running_mean, mean)
     torch.testing.assert_close(layer.running_var, var)
     assert not layer.training
+    assert layer.momentum == 0.1
     with pytest.raises(ValueError, match="expected at least one batch, got none"):
         core.reestimate(model, model, [])
 
@@ -142,6 +146,30 @@ def test_a_measurement_in_either_mode_leaves_no_trace(mode):
     assert [module.training for module in model.modules()] == modes
     for name, value in model.state_dict().items():
         torch.testing.assert_close(value, state[name], rtol=0, atol=0)
+
+
+def test_spare_statistics_take_what_is_written():
+    model = nn.Sequential(nn.BatchNorm1d(3), GhostBatchNorm(nn.BatchNorm1d(3), 4))
+    state = {name: value.clone() for name, value in model.state_dict().items()}
+    buffers = dict(model.named_buffers())
+    with core.spare_statistics(model):
+        model(5 + torch.randn(8, 3))
+        assert not torch.equal(model[0].running_mean, state["0.running_mean"])
+    assert all(buffer is buffers[name] for name, buffer in model.named_buffers())
+    assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize("is_ghost", [True, False])
+def test_a_graph_outlives_the_mode_it_was_built_in(is_ghost):
+    norm = nn.BatchNorm1d(3).double()
+    model = nn.Sequential(GhostBatchNorm(norm, 4) if is_ghost else norm)
+    x = torch.randn(8, 3, dtype=torch.float64, requires_grad=True)
+    with core.batch_norm_mode(model, "batch"):
+        kept = [model(x).pow(3).sum(), model(x).pow(3).sum()]
+    model(torch.randn(8, 3, dtype=torch.float64))
+    first, second = (torch.autograd.grad(y, x, create_graph=True)[0] for y in kept)
+    torch.testing.assert_close(first, second)
+    assert torch.autograd.grad(first.square().sum(), x)[0].isfinite().all()
 
 
 def test_coupled_layers_are_named():

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from largebatch import core
-from largebatch.core import Risk, cross_entropy, swap_batchnorm
+from largebatch.core import Risk, accuracy, cross_entropy, swap_batchnorm
 from ranks import run_ranks
 
 
@@ -76,11 +76,20 @@ def test_per_example_gradients_average_to_the_gradient():
         Risk(model, cross_entropy, data, batch_norm="batch").per_example_gradients(*data)
 
 
-@pytest.mark.parametrize("mode", ["running", "batch"])
-def test_a_measurement_leaves_no_trace(mode):
-    model, data = problem()
+def plain_problem():
+    """The same with torch's own batch norm."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(3, 5), nn.BatchNorm1d(5), nn.Tanh(), nn.Linear(5, 4)).double()
+    return model, (torch.randn(10, 3, dtype=torch.float64), torch.randint(4, (10,)))
+
+
+@pytest.mark.parametrize("mode", ["running", "batch", "reestimated"])
+@pytest.mark.parametrize("make", [problem, plain_problem])
+def test_a_measurement_leaves_no_trace(make, mode):
+    model, data = make()
     for p in model.parameters():
         p.grad = torch.ones_like(p)
+    buffers = dict(model.named_buffers())
     state = copy.deepcopy(model.state_dict())
     rng = torch.get_rng_state()
     risk = Risk(model, cross_entropy, data, batch_norm=mode, batch_size=5)
@@ -90,10 +99,205 @@ def test_a_measurement_leaves_no_trace(mode):
     assert torch.equal(rng, torch.get_rng_state())
     assert all(torch.equal(p.grad, torch.ones_like(p)) for p in model.parameters())
     assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
+    assert all(buffer is buffers[name] for name, buffer in model.named_buffers())
+
+
+def value_by_hand(model, data, mode, batches):
+    """The mean loss with batch norm written out: batch statistics, or their sample-weighted mean over the batches."""
+    first, norm, _, last = (model[i] for i in range(4))
+    hidden = [first(x) for x in data[0].split(batches)]
+    if mode == "batch":
+        statistics = [(h.mean(0), h.var(0, correction=0)) for h in hidden]
+    else:
+        n = sum(map(len, hidden))
+        mean = sum(h.mean(0) * len(h) for h in hidden) / n
+        var = sum(h.var(0) * len(h) for h in hidden) / n
+        statistics = [(mean, var)] * len(hidden)
+    outputs = [
+        last(torch.tanh((h - mean) / (var + norm.eps).sqrt() * norm.weight + norm.bias))
+        for h, (mean, var) in zip(hidden, statistics, strict=True)
+    ]
+    return cross_entropy(torch.cat(outputs), data[1]).mean().item()
+
+
+@pytest.mark.parametrize("mode", ["batch", "reestimated"])
+def test_the_batch_norm_mode_is_part_of_the_number(mode):
+    model, data = plain_problem()
+    risk = Risk(model, cross_entropy, data, batch_norm=mode, batch_size=4)
+    assert risk.value() == pytest.approx(value_by_hand(model, data, mode, 4), rel=1e-12)
+    assert abs(risk.value() - Risk(model, cross_entropy, data, batch_size=4).value()) > 1e-3
+
+
+@pytest.mark.parametrize("mode", ["batch", "reestimated"])
+def test_a_last_batch_of_one_sample_joins_its_neighbour(mode):
+    model, data = plain_problem()
+    value = Risk(model, cross_entropy, data, batch_norm=mode, batch_size=3).value()  # 3 + 3 + 4, not 3 + 3 + 3 + 1
+    first, norm, _, last = model
+    hidden = first(data[0]).split([3, 3, 4])
+    statistics = [(h.mean(0), h.var(0, correction=int(mode == "reestimated"))) for h in hidden]
+    if mode == "reestimated":
+        statistics = [
+            tuple(sum(n * s[i] for n, s in zip((0.3, 0.3, 0.4), statistics, strict=True)) for i in (0, 1))
+        ] * 3
+    outputs = [
+        last(torch.tanh((h - mean) / (var + norm.eps).sqrt()))
+        for h, (mean, var) in zip(hidden, statistics, strict=True)
+    ]
+    assert value == pytest.approx(cross_entropy(torch.cat(outputs), data[1]).mean().item(), rel=1e-12)
+
+
+def test_reestimated_statistics_follow_the_weights():
+    model, data = plain_problem()
+    risk = Risk(model, cross_entropy, data, batch_norm="reestimated", batch_size=4)
+    before = risk.value()
+    with risk.displaced() as move:
+        move(1.5 * risk.point())
+        assert risk.value() == pytest.approx(value_by_hand(model, data, "reestimated", 4), rel=1e-12)
+    assert risk.value() == before
+
+
+def reestimated_on_a_rank():
+    with core.world_from_environment(torch.device("cpu")) as world:
+        model, data = plain_problem()
+        return Risk(model, cross_entropy, data, batch_norm="reestimated", batch_size=4, world=world).value()
+
+
+def test_statistics_are_reestimated_over_all_ranks():
+    model, data = plain_problem()
+    hidden = model[0](data[0])  # 3 ranks have 3, 3 and 4 of the 10 samples, one batch each
+    parts = hidden[:3], hidden[3:6], hidden[6:]
+    mean = sum(part.mean(0) * len(part) for part in parts) / 10
+    var = sum(part.var(0) * len(part) for part in parts) / 10
+    _, norm, _, last = model
+    outputs = last(torch.tanh((hidden - mean) / (var + norm.eps).sqrt() * norm.weight + norm.bias))
+    expected = cross_entropy(outputs, data[1]).mean().item()
+    assert run_ranks(reestimated_on_a_rank, 3) == pytest.approx([expected] * 3, rel=1e-12)
+
+
+def test_variables_are_chosen_by_name():
+    model, data = problem()
+    risk = Risk(model, cross_entropy, data, parameters=["0.*", "4.bias"])
+    assert risk.names == ["0.weight", "0.bias", "4.bias"]
+    whole = Risk(model, cross_entropy, data).gradient()
+    torch.testing.assert_close(risk.gradient(), torch.cat([whole[:20], whole[-4:]]))
+    assert risk.dimension == len(risk.point()) == 24
+    with pytest.raises(
+        ValueError, match=r"parameters: no name matches 'conv\.\*': expected names or patterns of 0\.weight"
+    ):
+        Risk(model, cross_entropy, data, parameters="conv.*")
+
+
+def test_metrics_and_loss_are_means_over_all_samples():
+    model, data = problem()
+    twin = copy.deepcopy(model).eval()
+    expected = (twin(data[0]).argmax(1) == data[1]).double().mean()
+    found = Risk(model, cross_entropy, data, batch_size=3).means({"accuracy": accuracy})
+    assert found["accuracy"] == pytest.approx(float(expected), rel=1e-12)
+    assert found["loss"] == pytest.approx(full_batch(model, data)[0], rel=1e-12)
+
+
+def test_another_dtype_is_measured_on_a_copy():
+    model, data = problem()
+    single = copy.deepcopy(model).float()
+    risk = Risk(single, cross_entropy, data, dtype=torch.float64)
+    assert risk.dtype is torch.float64
+    assert next(single.parameters()).dtype is torch.float32
+    assert risk.value() == pytest.approx(full_batch(single.double(), data)[0], rel=1e-13)
+
+
+def test_a_subset_is_a_sample_without_replacement():
+    model, data = problem(samples=40)
+    risk = Risk(model, cross_entropy, data, parameters="0.*")
+    part = risk.subset(7, seed=3)
+    assert part.samples == 7
+    assert part.names == risk.names
+    assert len({tuple(row) for row in part.data[0].tolist()} & {tuple(row) for row in data[0].tolist()}) == 7
+    assert torch.equal(part.data[0], risk.subset(7, seed=3).data[0])
+    assert not torch.equal(part.data[0], risk.subset(7, seed=4).data[0])
+    assert risk.subset(40) is risk
+    with pytest.raises(ValueError, match="samples: expected at least 1, got 0"):
+        risk.subset(0)
+
+
+class Counted(torch.utils.data.Dataset):
+    """Counts how often an item is read."""
+
+    def __init__(self, data):
+        self.data, self.reads = data, 0
+
+    def __len__(self):
+        return len(self.data[0])
+
+    def __getitem__(self, index):
+        self.reads += 1
+        return self.data[0][index], self.data[1][index]
+
+
+def test_a_data_set_is_read_once_and_gives_what_tensors_give():
+    model, data = problem()
+    counted = Counted(data)
+    risk = Risk(model, cross_entropy, counted, batch_size=4)
+    values = [risk.value() for _ in range(3)]
+    assert values == [values[0]] * 3
+    assert values[0] == pytest.approx(full_batch(model, data)[0], rel=1e-13)
+    assert counted.reads <= 2 * len(counted)
+    part = risk.subset(4)
+    assert part.value() == pytest.approx(full_batch(model, [torch.stack(t) for t in zip(*part.data, strict=True)])[0])
+
+
+def test_passes_are_counted_by_operations():
+    model, data = problem()
+    risk = Risk(model, cross_entropy, data, batch_size=3)
+    risk.value()
+    risk.gradient()
+    assert risk.passes == pytest.approx(4 / 3)
+
+
+class AlwaysDropout(nn.Module):
+    def forward(self, x):
+        return nn.functional.dropout(x, 0.5)
+
+
+class MovingAverage(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("average", torch.zeros(4, dtype=torch.float64))
+
+    def forward(self, x):
+        self.average += x.detach().mean(0)
+        return x
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda model: model.append(AlwaysDropout()), "expected the same loss from two passes .* such as F.dropout"),
+        (lambda model: model.append(MovingAverage()), r"a pass moves the buffers 5\.average: guard their update"),
+        (lambda model: nn.init.constant_(model[0].bias, torch.nan), r"expected finite weights, got NaN .* in 0\.bias"),
+        (lambda model: nn.init.constant_(model[4].weight, 1e308), "expected a finite loss at the weights"),
+    ],
+)
+def test_what_would_make_a_number_meaningless_is_refused(spoil, message):
+    model, data = problem()
+    spoil(model)
+    state = copy.deepcopy(model.state_dict())
+    for measure in (Risk.value, Risk.gradient):
+        with pytest.raises(ValueError, match=message):
+            measure(Risk(model, cross_entropy, data))
+    assert all(torch.equal(v.nan_to_num(), state[k].nan_to_num()) for k, v in model.state_dict().items())
+    assert model.training
+
+
+def test_a_mean_instead_of_values_is_refused():
+    model, data = problem()
+    with pytest.raises(ValueError, match="expected one loss value per example"):
+        Risk(model, nn.functional.cross_entropy, data).value()
 
 
 def test_mistakes_are_named():
     model, data = problem()
+    with pytest.raises(ValueError, match="batch_size: expected at least 1 sample, got 0"):
+        Risk(model, cross_entropy, data, batch_size=0)
     with pytest.raises(ValueError, match="data: expected at least one sample, got none"):
         Risk(model, cross_entropy, (data[0][:0], data[1][:0]))
     with pytest.raises(ValueError, match="at least one parameter that requires a gradient"):

@@ -10,9 +10,11 @@ from largebatch.core._checkpoint import (
 )
 from largebatch.core._collective import GradientSum, World, world_from_environment
 from largebatch.core._dropout import KeyedDropout, swap_dropout
+from largebatch.core._example_norms import ExampleGradients
 from largebatch.core._loading import Loader
 from largebatch.core._observe import EpochView, Observer, Partials, Request, View
-from largebatch.core._params import distance, flatten, squared_norm, unflatten
+from largebatch.core._params import displaced, distance, flatten, squared_norm, unflatten
+from largebatch.core._progress import progress
 from largebatch.core._risk import Risk
 from largebatch.core._sampler import cut, ghost_sizes, permutation, rank_share
 from largebatch.core._seeds import derive, generator, seed_default, uniform_per_sample
@@ -25,6 +27,7 @@ from largebatch.core._statistics import (
     frozen_statistics,
     pending_statistics,
     reestimate,
+    spare_statistics,
 )
 from largebatch.core._task import (
     Data,
@@ -44,6 +47,7 @@ __all__ = [
     "Checkpoint",
     "Data",
     "EpochView",
+    "ExampleGradients",
     "GhostBatchNorm",
     "GradientSum",
     "KeyedDropout",
@@ -66,6 +70,7 @@ __all__ = [
     "data_size",
     "derive",
     "discard_statistics",
+    "displaced",
     "distance",
     "flatten",
     "frozen_statistics",
@@ -75,11 +80,13 @@ __all__ = [
     "latest_checkpoint",
     "pending_statistics",
     "permutation",
+    "progress",
     "prune_checkpoints",
     "rank_share",
     "read_checkpoint",
     "reestimate",
     "seed_default",
+    "spare_statistics",
     "squared_norm",
     "swap_batchnorm",
     "swap_dropout",

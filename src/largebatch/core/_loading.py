@@ -6,6 +6,7 @@ are seeded per (seed, epoch, sample), so that neither the number of loader worke
 
 import random
 from collections.abc import Iterator, Sequence
+from itertools import accumulate, pairwise
 from typing import Any, final
 
 import numpy as np
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from largebatch.core._sampler import ghost_sizes
 from largebatch.core._seeds import derive, seed_default
 from largebatch.core._task import Data
 
@@ -56,8 +58,11 @@ class Loader:
             yield self._place(inputs), self._place(targets)
 
     def slices(self, start: int, stop: int, size: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """The samples [start, stop) in the order of the data, in batches of `size`; nothing is padded or repeated."""
-        bounds = [(first, min(first + size, stop)) for first in range(start, stop, size)]
+        """The samples [start, stop) in the order of the data, in batches of `size`; nothing is padded or repeated.
+
+        A remainder of one sample joins its neighbour, as with ghosts: alone it has no variance for a batch norm.
+        """
+        bounds = list(pairwise(accumulate(ghost_sizes(stop - start, size), initial=start)))
         if isinstance(self._data, tuple):
             for first, last in bounds:
                 yield self._data[0][first:last], self._data[1][first:last]

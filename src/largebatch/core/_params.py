@@ -1,11 +1,12 @@
 """Parameters as one vector: distances and norms over lists of tensors, without a copy where torch allows."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
 
-__all__ = ["distance", "flatten", "squared_norm", "unflatten"]
+__all__ = ["displaced", "distance", "flatten", "squared_norm", "unflatten"]
 
 
 def flatten(tensors: Iterable[Tensor]) -> Tensor:
@@ -31,3 +32,18 @@ def distance(a: Sequence[Tensor], b: Sequence[Tensor]) -> Tensor:
     Tensor by tensor: one difference of everything at once costs fresh pages at each call, ten times the arithmetic.
     """
     return torch.stack([torch.linalg.vector_norm(x - y) for x, y in zip(a, b, strict=True)]).norm()
+
+
+@contextmanager
+def displaced(parameters: Sequence[Tensor]) -> Iterator[Callable[[Tensor], None]]:
+    """Inside, `move(point)` sets the parameters to a (P,) point; on leaving they are what they were, to the bit."""
+    weights = [p.detach() for p in parameters]  # the same memory, without a graph
+    origin = [p.clone() for p in weights]
+
+    def move(point: Tensor) -> None:
+        torch._foreach_copy_(weights, unflatten(point, weights))
+
+    try:
+        yield move
+    finally:
+        torch._foreach_copy_(weights, origin)
