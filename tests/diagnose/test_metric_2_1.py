@@ -1,5 +1,7 @@
 """Metric 2.1 against closed forms, and the traps of its search."""
 
+import re
+
 import numpy as np
 import pytest
 import torch
@@ -27,12 +29,13 @@ def test_directions_that_curve_downwards_count_nothing(kind):
     assert found.value == pytest.approx(50 * 1e-6 * float(CURVATURES.clamp(min=0).sum()), rel=1e-6)
 
 
-@pytest.mark.parametrize("kind", SEARCHES)
+@pytest.mark.parametrize(("kind", "steepness"), [("metric_2_1", 0.1), ("metric_2_1_ascent", 1e-3)])
 @pytest.mark.parametrize("seed", [0, 1])
-def test_off_the_minimum_each_coordinate_is_as_high_as_its_interval_allows(kind, seed):
+def test_off_the_minimum_each_coordinate_is_as_high_as_its_interval_allows(kind, steepness, seed):
+    """L-BFGS-B from a random start ends in whichever end of an interval it is drawn to: here the slope leaves one."""
     source = torch.Generator().manual_seed(seed)
     point = 1e-3 * torch.randn(9, generator=source, dtype=torch.float64)
-    slope = 1e-3 * torch.randn(9, generator=source, dtype=torch.float64)
+    slope = torch.randn(9, generator=source, dtype=torch.float64).sign() * torch.where(CURVATURES < 0, 3e-4, steepness)
     found = sharpness(bowl(CURVATURES, point, slope), kind, iterations=30)
     g, h = (slope + CURVATURES * point).numpy(), CURVATURES.numpy()
     loss = float((CURVATURES * point**2).sum() / 2 + slope @ point)
@@ -84,8 +87,8 @@ def test_the_slope_belongs_to_the_value_that_is_searched():
     wrong = Risk(WrongBowl(curvatures, torch.zeros(9)), output_is_loss, right.data)
     assert sharpness(right, "metric_2_1").value == pytest.approx(50 * 1e-6 * float(curvatures.sum()), rel=1e-6)
     found = sharpness(wrong, "metric_2_1")
-    assert found.value < 0.9 * 50 * 1e-6 * float(curvatures.sum())
-    assert "L-BFGS-B gave up after 0 of 10 iterations" in found.note
+    assert found.value < 0.95 * 50 * 1e-6 * float(curvatures.sum())
+    assert re.search("L-BFGS-B gave up after [0-9] of 10 iterations: ABNORMAL", found.note)
 
 
 class Cliff(torch.nn.Module):

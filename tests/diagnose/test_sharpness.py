@@ -169,9 +169,9 @@ def test_the_cost_is_known_beforehand(kind, mode):
 
 
 @pytest.mark.parametrize("kind", ["metric_2_1", "metric_2_1_subspace"])
-def test_the_cost_of_a_line_search_is_known_within_a_factor_of_two(kind):
+def test_a_line_search_that_stops_by_itself_costs_no_more_than_told(kind):
     (told,) = expected_cost(risk(), [kind])
-    assert told.passes / 2 < sharpness(risk(), kind).passes < told.passes * 2
+    assert 5 < sharpness(risk(), kind).passes <= told.passes
 
 
 def test_telling_the_cost_takes_two_passes_over_one_batch():

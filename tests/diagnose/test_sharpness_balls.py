@@ -119,11 +119,11 @@ def test_normalised_logits_are_centred_and_of_unit_length():
 @pytest.mark.parametrize("adaptive", [False, True])
 def test_the_average_case_of_a_quadratic_is_half_its_weighted_trace(adaptive):
     h = torch.tensor([9.0, 1.0, 4.0, -2.0, 3.0], dtype=torch.float64)
-    found = sharpness(bowl(h, POINT, SLOPE), "average", pairs=400, sigma=0.01, adaptive=adaptive)
+    found = sharpness(bowl(h, POINT, SLOPE), "average", pairs=200, sigma=0.01, adaptive=adaptive)
     variance = 1e-4 * (POINT**2 if adaptive else torch.ones(5))
     expected = float((h * variance).sum()) / 2
     assert abs(found.value - expected) < 4 * found.stderr
-    assert found.stderr < 0.2 * abs(expected)
+    assert found.stderr < 0.3 * abs(expected)
     assert found.low < found.value < found.high
 
 

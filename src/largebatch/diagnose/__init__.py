@@ -5,15 +5,24 @@ from largebatch.diagnose._evidence import Evidence, Row, RunRecord, Verdict
 from largebatch.diagnose._explain import Inquiry, explain_gap, redo
 from largebatch.diagnose._hypotheses import HYPOTHESES, judge
 from largebatch.diagnose._measure import Plan
+from largebatch.diagnose._measurement import Measurement
+from largebatch.diagnose._path import Path, path
 from largebatch.diagnose._runs import StoredRun, read_run
+from largebatch.diagnose._sharpness import SHARPNESS, Kind, sharpness, sharpness_all
+from largebatch.diagnose._sharpness_cost import ExpectedCost, expected_cost
 from largebatch.diagnose._sharpness_table import RunSharpness, SharpnessTable, Survey
 
 __all__ = [
     "HYPOTHESES",
+    "SHARPNESS",
     "Diagnosis",
     "DiagnosisCost",
     "Evidence",
+    "ExpectedCost",
     "Inquiry",
+    "Kind",
+    "Measurement",
+    "Path",
     "Plan",
     "Row",
     "RunRecord",
@@ -22,8 +31,12 @@ __all__ = [
     "StoredRun",
     "Survey",
     "Verdict",
+    "expected_cost",
     "explain_gap",
     "judge",
+    "path",
     "read_run",
     "redo",
+    "sharpness",
+    "sharpness_all",
 ]

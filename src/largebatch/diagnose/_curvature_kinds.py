@@ -31,10 +31,10 @@ def lambda_max(risk: Risk, seed: int, bar: Bar, *, tolerance: float = 1e-3, max_
 
 
 def trace(
-    risk: Risk, seed: int, bar: Bar, *, method: Literal["auto", "exact", "hutch++"] = "auto",
-    products: int = 60,
+    risk: Risk, seed: int, bar: Bar, *, method: Literal["auto", "exact", "remainder", "hutch++"] = "auto",
+    products: int = 30,
 ) -> Finding:  # fmt: skip
-    """The sum of the eigenvalues: exact where the network is piecewise linear, else estimated with an interval.
+    """The sum of the eigenvalues: exact where the network is piecewise linear, else estimated with its 95 % interval.
 
     Args:
         method: as in `curvature.trace`.
@@ -43,8 +43,7 @@ def trace(
     loss = _loss(risk, bar)
     found = curvature.trace(risk, method=method, products=products, seed=seed)
     details = {"loss": loss, "products": float(found.products)}
-    note = "; ".join(filter(None, [found.method, found.note]))
-    return Finding(found.value, found.stderr, found.low, found.high, details, note)
+    return Finding(found.value, found.stderr, found.low, found.high, details, f"by {found.method}: {found.note}")
 
 
 def _loss(risk: Risk, bar: Bar) -> float:
