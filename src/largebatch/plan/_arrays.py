@@ -1,0 +1,12 @@
+"""The arrays of this room by what they hold."""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["Booleans", "Floats", "Integers"]
+
+Floats = NDArray[np.floating[Any]]
+Integers = NDArray[np.int64]
+Booleans = NDArray[np.bool_]

@@ -1,0 +1,163 @@
+"""A plan: what a target costs on each number of workers, and beyond which number a doubling saves too little."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Self, final
+
+import numpy as np
+
+from largebatch.results import Cell, Column, Result, Table
+
+__all__ = ["Plan", "PlanRow", "doublings"]
+
+_SHOWN = 40
+
+
+@final
+@dataclass(frozen=True)
+class PlanRow(Result):
+    """What one number of workers costs.
+
+    Args:
+        workers, global_batch_size: W, and B in samples.
+        step_seconds: of one update.
+        efficiency: samples a second and worker, as a share of those of one worker alone.
+        samples_to_target: at this batch.
+        hours, hours_low, hours_high: to the target, and the interval of one run.
+        worker_hours: workers × hours.
+        price: of them; None where no price was given.
+        doubling_saves: the share of the hours that twice the workers would save; negative where they take longer.
+        best: no other row takes fewer hours without more worker-hours.
+    """
+
+    workers: int
+    global_batch_size: int
+    step_seconds: float
+    efficiency: float
+    samples_to_target: float
+    hours: float
+    hours_low: float
+    hours_high: float
+    worker_hours: float
+    price: float | None
+    doubling_saves: float
+    best: bool
+
+
+@final
+@dataclass(frozen=True)
+class Plan(Result):
+    """The cost of a target on each number of workers. Kept by columns, since there may be a million rows.
+
+    Args:
+        columns: the fields of `PlanRow`, each a tuple as long as there are rows.
+        stop_at: workers beyond which a doubling saves too little; `stop_at_low` and `stop_at_high` at the ends of B_crit.
+        rule: by which `stop_at` was found, in words.
+        notes: what limits the plan, and what was assumed.
+    """
+
+    columns: Mapping[str, tuple[Any, ...]]
+    stop_at: int
+    stop_at_low: int
+    stop_at_high: int
+    rule: str
+    notes: tuple[str, ...] = ()
+
+    @property
+    def rows(self) -> tuple[PlanRow, ...]:
+        """Row by row."""
+        return tuple(self._rows(range(len(self.columns["workers"]))))
+
+    @property
+    def front(self) -> tuple[PlanRow, ...]:
+        """The Pareto front: rows that no other beats in both hours and worker-hours."""
+        return tuple(self._rows(i for i, best in enumerate(self.columns["best"]) if best))
+
+    def row(self, workers: int) -> PlanRow:
+        """The row of so many workers.
+
+        Raises:
+            ValueError: there is none.
+        """
+        asked = self.columns["workers"]
+        if workers not in asked:
+            raise ValueError(
+                f"plan: expected one of the {len(asked)} numbers of workers asked about, got {workers}; plan it too"
+            )
+        return next(self._rows([asked.index(workers)]))
+
+    def to_json(self) -> dict[str, Any]:
+        """With `rows` in place of the columns."""
+        names = list(self.columns)
+        rows = [dict(zip(names, values, strict=True)) for values in zip(*self.columns.values(), strict=True)]
+        ends = {"stop_at_low": self.stop_at_low, "stop_at_high": self.stop_at_high}
+        return {"rows": rows, "stop_at": self.stop_at, **ends, "rule": self.rule, "notes": list(self.notes)}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Self:
+        """The plan `to_json` wrote.
+
+        Raises:
+            ValueError: with every field that is unknown or missing.
+        """
+        rest = {name: value for name, value in data.items() if name != "rows"}
+        rows = [PlanRow.from_json(row) for row in data.get("rows", ())]
+        columns = {name: tuple(getattr(row, name) for row in rows) for name in PlanRow.__dataclass_fields__}
+        return super().from_json({"columns": columns, **rest})
+
+    def text(self) -> str:
+        """The table and what it says, for a terminal; of a long plan the doublings."""
+        rows = self.rows if len(self.columns["workers"]) <= _SHOWN else tuple(self._rows(self._doublings()))
+        heads = [
+            Column("workers"),
+            Column("batch"),
+            Column("step", "s"),
+            Column("efficiency", "%", ".1f"),
+            Column("samples to target"),
+            Column("time", "h"),
+            Column("low", "h"),
+            Column("high", "h"),
+            Column("worker-hours", "h"),
+            Column("price"),
+            Column("next doubling saves", "%", ".1f"),
+            Column("best"),
+        ]
+        table = [_cells(row) for row in rows]
+        stop = f"stop at {self.stop_at} workers [{self.stop_at_low}, {self.stop_at_high}]: {self.rule}"
+        return "\n".join([Table(heads, table).text(), stop, *self.notes])
+
+    def _rows(self, indices: Iterable[int]) -> Iterator[PlanRow]:
+        for i in indices:
+            yield PlanRow(**{name: column[i] for name, column in self.columns.items()})
+
+    def _doublings(self) -> list[int]:
+        """The rows nearest to powers of two, and the last."""
+        workers = np.array(self.columns["workers"])
+        wanted = doublings(int(workers.min()), int(workers.max()))
+        return sorted({int(np.abs(workers - w).argmin()) for w in wanted})
+
+
+def doublings(first: int, last: int) -> tuple[int, ...]:
+    """`first`, twice that, and so on, and `last`: what `first..last` stands for on the command line."""
+    numbers: list[int] = []
+    while first < last:
+        numbers.append(first)
+        first *= 2
+    return (*numbers, last)
+
+
+def _cells(row: PlanRow) -> list[Cell]:
+    return [
+        row.workers,
+        row.global_batch_size,
+        row.step_seconds,
+        100 * row.efficiency,
+        row.samples_to_target,
+        row.hours,
+        row.hours_low,
+        row.hours_high,
+        row.worker_hours,
+        row.price,
+        100 * row.doubling_saves,
+        row.best,
+    ]
