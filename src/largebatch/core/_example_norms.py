@@ -1,9 +1,9 @@
 """Squared norms of per-example gradients, ‖J_i's_i‖² for each example i, without forming B gradients of P entries.
 
-J_i is the Jacobian of one example's outputs by the parameters, s_i a weight on its outputs: with s_i = ∂l_i/∂z_i it is the
-gradient of the example's loss, with the columns of a root of the loss's Hessian it gives the trace of the Gauss-Newton matrix.
-One forward pass keeps the inputs of each layer; for every s one backward pass runs to the layers' *outputs* only, which
-leaves out the half of it that forms weight gradients (`_example_rules` does the rest). What no rule covers (other layers,
+J_i is the Jacobian of one example's outputs by the parameters, s_i a weight on its outputs: with s_i = ∂l_i/∂z_i it is
+the gradient of the example's loss; with the columns of a root of the loss's Hessian it gives the trace of the Gauss-Newton
+matrix. One forward pass keeps the inputs of each layer; for every s one backward pass runs to the layers' *outputs* only,
+which leaves out the half that forms weight gradients (`_example_rules` does the rest). What no rule covers (other layers,
 weights used by hand or shared between kinds of layers) is differentiated example by example, by vmap.
 """
 
@@ -112,7 +112,9 @@ class ExampleGradients:
         for name, pairs in found.items():
             mine = [call for call, _ in pairs]
             kinds = {(type(call.layer), role) for call, role in pairs}
-            is_read = all(call.source._version == call.version and len(call.source) == len(self._inputs) for call in mine)
+            is_read = all(
+                call.source._version == call.version and len(call.source) == len(self._inputs) for call in mine
+            )
             if len(kinds) == 1 and len(mine) == uses[name] and is_read:
                 is_weight = pairs[0][1] == "weight"
                 is_matrix = is_weight and mine[0].rule.inputs is not None
@@ -132,7 +134,8 @@ class ExampleGradients:
 
         bytes_each = sum(p.nbytes for p in chosen.values())
         chunk = max(1, CHUNK_BYTES // bytes_each)
-        return torch.func.vmap(norms, chunk_size=chunk)(self._inputs, weights)
+        with torch.no_grad():  # of the other parameters, which vmap's own gradients do not concern
+            return torch.func.vmap(norms, chunk_size=chunk)(self._inputs, weights)
 
 
 def _recorder(calls: list[_Call]) -> Any:
@@ -162,13 +165,16 @@ def _squared_norm(share: _Share, deltas: dict[int, Tensor]) -> Tensor:
     """(n,)."""
     rule = share.calls[0].rule
     if share.is_matrix:
-        assert share.inputs is not None and rule.delta is not None
+        assert share.inputs is not None
+        assert rule.delta is not None
         parts = [rule.delta(call.layer, deltas[id(call)]) for call in share.calls]
         return matrix_squared_norms(share.inputs, share.gram, parts[0] if len(parts) == 1 else torch.cat(parts, dim=2))
     total: Tensor | None = None
     for call in share.calls:
         delta = deltas[id(call)]
-        part = rule.summed(call.layer, delta * call.normalised if share.is_scale else delta)
+        part = rule.summed(
+            call.layer, delta if call.normalised is None or not share.is_scale else delta * call.normalised
+        )
         total = part if total is None else total + part
     assert total is not None
     return total.flatten(1).square().sum(dim=1)

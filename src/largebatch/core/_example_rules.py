@@ -3,8 +3,8 @@
 A matrix of weights has the gradient Σ_t δ_t ⊗ a_t of one example, over its T tokens or pixels, with the output gradients
 δ_t and the inputs a_t (patches, of a convolution). Its squared norm is Σ_{t,t'} (δ_t·δ_t')(a_t·a_t'), or that of the sum
 itself, whichever is smaller to compute (Goodfellow 2015, arXiv 1510.01799, for T = 1; Rochette et al. 2019, arXiv
-1912.06015, for convolutions; Li et al. 2022, arXiv 2110.05679, for the two routes). Scales and shifts have gradients as small
-as an activation, which are formed.
+1912.06015, for convolutions; Li et al. 2022, arXiv 2110.05679, for the two routes). Scales and shifts have gradients as
+small as an activation, which are formed.
 """
 
 from collections.abc import Callable

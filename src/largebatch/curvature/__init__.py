@@ -1,21 +1,27 @@
 """Curvature of a risk: operators known by their products, and what can be learnt from few of them."""
 
+from largebatch.curvature._density import Density, density
 from largebatch.curvature._ggn import GGN
 from largebatch.curvature._hessian import Hessian
 from largebatch.curvature._krylov import Eigenpairs, lanczos
 from largebatch.curvature._operator import CallableOperator, Operator, as_operator
-from largebatch.curvature._power import LambdaMax, TopEigenvalue, hessian_product, power_iteration
+from largebatch.curvature._sampling import sampling_error
+from largebatch.curvature._trace import Trace, hutchpp, trace
+from largebatch.curvature._tracker import LambdaMax
 
 __all__ = [
     "GGN",
     "CallableOperator",
+    "Density",
     "Eigenpairs",
     "Hessian",
     "LambdaMax",
     "Operator",
-    "TopEigenvalue",
+    "Trace",
     "as_operator",
-    "hessian_product",
+    "density",
+    "hutchpp",
     "lanczos",
-    "power_iteration",
+    "sampling_error",
+    "trace",
 ]

@@ -89,8 +89,7 @@ class Krylov:
         w = torch.add(w, q, alpha=-alpha)
         if j > self.segment:
             w.add_(self._basis[j - 1], alpha=-self.residual_norm)
-        before = float(torch.linalg.vector_norm(w))
-        w, beta = self._orthogonal(w, before)
+        w, beta = self._orthogonal(w, float(torch.linalg.vector_norm(w)))
         scale = float(self.matrix[: j + 1, : j + 1].abs().max())
         if beta <= 10 * torch.finfo(w.dtype).eps * scale or self.steps == len(w):
             self.residual_norm, self._next = 0.0, None
@@ -112,13 +111,12 @@ class Krylov:
         self.steps += 1
 
     def _orthogonal(self, w: Tensor, before: float) -> tuple[Tensor, float]:
-        """Remove the basis from w, again for as long as that shortens it: twice is enough (Parlett, section 6.9)."""
-        for _ in range(3):
+        """Remove the basis from w, and again where that shortened it: twice is enough (Parlett, section 6.9)."""
+        w = torch.addmv(w, self.basis.T, self.basis @ w, alpha=-1)
+        after = float(torch.linalg.vector_norm(w))
+        if after < 0.7 * before:
             w = torch.addmv(w, self.basis.T, self.basis @ w, alpha=-1)
             after = float(torch.linalg.vector_norm(w))
-            if after > 0.7 * before:
-                break
-            before = after
         return w, after
 
     def _fresh(self) -> Tensor:
@@ -131,7 +129,7 @@ class Krylov:
 
 def lanczos(
     operator: Any,
-    k: int = 1,
+    k: int | tuple[int, int] = 1,
     *,
     which: Which = "largest",
     tolerance: float = 1e-3,
@@ -139,10 +137,11 @@ def lanczos(
     start: Tensor | Sequence[Tensor] | None = None,
     seed: int = 0,
 ) -> Eigenpairs:
-    """The k algebraically largest or smallest eigenvalues, or both, until each bound is at most `tolerance`·|value|.
+    """The algebraically largest or smallest eigenvalues, or both, until each bound is at most `tolerance`·|value|.
 
     Args:
         operator: anything with `shape` and `@`; see `as_operator`.
+        k: how many; with "both" of each, or a pair (largest, smallest).
         tolerance: relative; an eigenvalue below 1 % of the largest magnitude is found to `tolerance` of this 1 %.
         max_products: where they are spent, the bounds say how far it came, and `converged` is False.
         start: (n,) or rows (s, n), such as the eigenvectors of the last look: the sequence starts from their sum and a
@@ -154,27 +153,26 @@ def lanczos(
     """
     operator = as_operator(operator)
     n = operator.shape[0]
-    wanted = 2 * k if which == "both" else k
+    above, below = k if isinstance(k, tuple) else (k * (which != "smallest"), k * (which != "largest"))
     vectors = _rows(start)
-    _refuse(n, k, wanted, max_products, vectors)
-    rows = min(max_products, n)
-    krylov = Krylov(operator, _first(operator, vectors, seed), rows, seed)
-    with progress("Lanczos", rows, "products") as bar:
+    _refuse(n, above, below, max_products, vectors)
+    krylov = Krylov(operator, _first(operator, vectors, seed), min(max_products, n), seed)
+    with progress("Lanczos", len(krylov.matrix), "products") as bar:
         while True:
             krylov.step()
             bar.update()
             values, residuals, coordinates = krylov.ritz()
-            picked = _pick(krylov.steps, k, which)
-            bounds = _bounds(values, residuals)[picked] + torch.finfo(operator.dtype).eps * values.abs().max()
-            floor = NEGLIGIBLE * values.abs().max()
-            is_good = bool((bounds <= tolerance * values[picked].abs().clamp(min=floor)).all())
-            is_good = is_good and len(picked) == wanted
-            if is_good and wanted > 1:  # one value needs no copies
-                is_good = _is_explored(krylov, values[picked], which, tolerance)
-            if is_good or krylov.steps == rows:
+            magnitude = values.abs().max()
+            top = list(range(len(values) - 1, max(len(values) - 1 - above, -1), -1))
+            wanted = top + [i for i in range(min(below, len(values))) if i not in top]
+            bounds = _bounds(values, residuals)[wanted] + torch.finfo(operator.dtype).eps * magnitude
+            goal = tolerance * values[wanted].abs().clamp(min=NEGLIGIBLE * magnitude)
+            is_good = len(wanted) == above + below and bool((bounds <= goal).all())
+            is_good = is_good and _is_explored(krylov, values, above, below, tolerance)
+            if is_good or krylov.steps == len(krylov.matrix):
                 break
-    found = coordinates[:, picked].T.to(krylov.basis) @ krylov.basis
-    return Eigenpairs(values[picked], bounds, found, krylov.steps, is_good)
+    found = coordinates[:, wanted].T.to(krylov.basis) @ krylov.basis
+    return Eigenpairs(values[wanted], bounds, found, krylov.steps, is_good)
 
 
 def random_direction(operator: Operator, seed: int, *keys: int) -> Tensor:
@@ -195,33 +193,19 @@ def _bounds(values: Tensor, residuals: Tensor) -> Tensor:
     return torch.where(is_apart, residuals.square() / gap, residuals)
 
 
-def _pick(found: int, k: int, which: Which) -> list[int]:
-    """Positions of the wanted values among `found` ascending ones, as far as they exist."""
-    top = list(range(found - 1, max(found - 1 - k, -1), -1))
-    bottom = list(range(min(k, found)))
-    if which == "both":
-        return top + bottom if found >= 2 * k else list(range(found - 1, -1, -1))
-    return top if which == "largest" else bottom
-
-
-def _is_explored(krylov: Krylov, wanted: Tensor, which: Which, tolerance: float) -> bool:
-    """After a sequence has ended, whether the next one holds nothing beyond the wanted values, such as copies of them."""
-    if krylov.steps == krylov.operator.shape[0]:
+def _is_explored(krylov: Krylov, values: Tensor, above: int, below: int, tolerance: float) -> bool:
+    """Where a sequence has ended, whether the next one holds nothing beyond the wanted values, such as copies of them."""
+    if krylov.steps == krylov.operator.shape[0] or above + below == 1:  # a single value needs no copies
         return True
     if krylov.segment == 0:
         return krylov.residual_norm > 0
     block = krylov.matrix[krylov.segment : krylov.steps, krylov.segment : krylov.steps]
-    values, coordinates = torch.linalg.eigh(block)
+    own, coordinates = torch.linalg.eigh(block)
     residuals = krylov.residual_norm * coordinates[-1].abs()
-    slack = tolerance * float(krylov.matrix.abs().max())
-    is_below = bool(values[-1] + residuals[-1] <= wanted.min() + slack)
-    is_above = bool(values[0] - residuals[0] >= wanted.max() - slack)
-    if which == "both":
-        half = len(wanted) // 2
-        is_below = bool(values[-1] + residuals[-1] <= wanted[:half].min() + slack)
-        is_above = bool(values[0] - residuals[0] >= wanted[half:].max() - slack)
-        return is_below and is_above
-    return is_below if which == "largest" else is_above
+    slack = tolerance * values.abs().max()
+    is_below = above == 0 or bool(own[-1] + residuals[-1] <= values[-above] + slack)
+    is_above = below == 0 or bool(own[0] - residuals[0] >= values[below - 1] - slack)
+    return is_below and is_above
 
 
 def _rows(start: Tensor | Sequence[Tensor] | None) -> Tensor | None:
@@ -241,15 +225,15 @@ def _first(operator: Operator, vectors: Tensor | None, seed: int) -> Tensor:
     return random if norm == 0 else given / norm + RANDOM_SHARE * random
 
 
-def _refuse(n: int, k: int, wanted: int, max_products: int, vectors: Tensor | None) -> None:
+def _refuse(n: int, above: int, below: int, max_products: int, vectors: Tensor | None) -> None:
     mistakes: list[str] = []
-    if k < 1 or wanted > n:
-        mistakes.append(f"k: expected 1 to {n if wanted == k else n // 2} eigenvalues of a {n} x {n} operator, got {k}")
-    if max_products < min(wanted, n):
-        mistakes.append(f"max_products: expected at least {wanted}, one for each eigenvalue, got {max_products}")
+    if min(above, below) < 0 or not 1 <= above + below <= n:
+        mistakes.append(f"k: expected 1 to {n} eigenvalues of a {n} x {n} operator, got {above} + {below}")
+    elif max_products < above + below:
+        mistakes.append(f"max_products: expected at least {above + below}, one for each eigenvalue, got {max_products}")
     if vectors is not None and vectors.shape[-1] != n:
         mistakes.append(f"start: expected vectors of {n} entries, got {vectors.shape[-1]}")
-    if vectors is not None and not torch.isfinite(vectors).all():
+    elif vectors is not None and not torch.isfinite(vectors).all():
         mistakes.append("start: expected finite numbers, got NaN or infinity")
     if mistakes:
         raise ValueError("\n  ".join(["lanczos:", *mistakes]))
