@@ -46,7 +46,7 @@ def coordinates(name: str, span: tuple[float, float], points: int, through: Sequ
     return tuple(sorted([x for x in even if all(abs(x - value) > close for value in through)] + list(through)))
 
 
-def combine(target: Sequence[Tensor], vectors: Sequence[Sequence[Tensor]], coefficients: Sequence[float]) -> None:
+def combine(target: list[Tensor], vectors: Sequence[list[Tensor]], coefficients: Sequence[float]) -> None:
     """target ← Σ cᵢ·vᵢ, in place; exactly vⱼ where cⱼ = 1 and the others are 0, for finite vectors."""
     torch._foreach_copy_(target, vectors[0])
     torch._foreach_mul_(target, coefficients[0])
