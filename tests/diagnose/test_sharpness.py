@@ -152,6 +152,21 @@ def test_what_cannot_be_measured_is_refused_with_the_reason(kind):
         sharpness(Risk(relu_network(), cross_entropy, (inputs, targets)), kind)
 
 
+def test_an_eigenvalue_that_has_not_converged_says_so():
+    curvatures = torch.linspace(1, 2, 60, dtype=torch.float64)
+    found = sharpness(bowl(curvatures), "lambda_max", max_products=3)
+    assert ((found.low <= curvatures) & (curvatures <= found.high)).any()
+    assert "not necessarily the largest: 3 products did not reach the tolerance, take more max_products" in found.note
+    assert sharpness(bowl(curvatures), "lambda_max").value == pytest.approx(2, rel=1e-3)
+
+
+def test_the_trace_says_how_it_was_found():
+    curvatures = torch.linspace(1, 2, 60, dtype=torch.float64)
+    found = sharpness(bowl(curvatures), "trace", method="hutch++")
+    assert abs(found.value - 90) < 4 * found.stderr + 1e-9
+    assert found.note.startswith("by hutch++: ")
+
+
 def test_all_stand_side_by_side_with_options_of_their_own():
     found = sharpness_all(risk(), {"sam": {"rho": 0.1}, "metric_2_1_ascent": {}})
     assert [measurement.name for measurement in found] == ["sam", "metric_2_1_ascent"]

@@ -2,7 +2,10 @@
 
 `sign_ascent`, for boxes: u ← u + d∘sign(g), clipped, where d halves in each coordinate whose gradient has changed sign
 (Rprop's rule, Riedmiller and Braun 1993, without growth). It starts in the corner the gradient at x points to. Where the
-loss is convex a full step to a corner never loses; where a coordinate curves downwards the halving finds the inside.
+loss is convex, going to the corner that the gradient points to never loses, so d starts at four times the width of the box:
+two changes of sign still cross it, and only the third ends inside, where a coordinate that curves downwards has its top.
+On F1, 2,048 samples, ε = 1e-3, ten points gave Metric 2.1 = 718; 714 if the second change ends inside, 645 if the first
+does, 714 by Auto-PGD.
 
 `auto_pgd`, for any ball: Croce and Hein 2020 (arXiv 2003.01690), algorithm 1, with their constants:
 
@@ -19,12 +22,13 @@ __all__ = ["auto_pgd", "sign_ascent"]
 
 MOMENTUM = 0.75
 IMPROVING_SHARE = 0.75
+FIRST_STEP = 8.0  # in half widths of the box
 
 
 def sign_ascent(search: Search, ball: Ball, iterations: int) -> None:
     """Climb in a box; the last point is only valued, so this costs `iterations` − 1 gradients and one value."""
     signs = ball.steepest(ball.pull(search.gradient))
-    u, steps = signs, torch.ones_like(signs)
+    u, steps = signs, torch.full_like(signs, FIRST_STEP)
     for _ in range(iterations - 1):
         _, gradient = search.value_and_gradient(ball.expand(u))
         before, signs = signs, ball.pull(gradient).sign()

@@ -23,10 +23,10 @@ def lambda_max(risk: Risk, seed: int, bar: Bar, *, tolerance: float = 1e-3, max_
     loss = _loss(risk, bar)
     found = curvature.lanczos(curvature.Hessian(risk), 1, tolerance=tolerance, max_products=max_products, seed=seed)
     value, bound = float(found.values[0]), float(found.bounds[0])
-    missed = (
-        "" if found.converged else f"; {found.products} products did not reach the tolerance, take more max_products"
-    )
-    note = f"an eigenvalue lies within the bound{missed}"
+    note = "an eigenvalue lies within the bound"
+    if not found.converged:
+        short = f"{found.products} products did not reach the tolerance, take more max_products"
+        note = f"{note}, not necessarily the largest: {short}"
     return Finding(value, bound, value - bound, value + bound, {"loss": loss, "products": found.products}, note)
 
 

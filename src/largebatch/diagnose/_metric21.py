@@ -125,9 +125,8 @@ def _lbfgsb(search: Search, box: Ball, iterations: int, corrections: int, start:
         return -value, -box.slope(gradient).double().cpu().numpy()
 
     half_widths = box.scale.double().cpu().numpy()
-    found = minimize(
-        negated, start.numpy(), jac=True, method="L-BFGS-B", bounds=Bounds(-half_widths, half_widths),
-        options={"maxiter": iterations, "maxcor": corrections, "ftol": 0.0, "gtol": 0.0},
-    )  # fmt: skip
+    bounds = Bounds(-half_widths, half_widths)  # pyright: ignore[reportArgumentType]
+    options = {"maxiter": iterations, "maxcor": corrections, "ftol": 0.0, "gtol": 0.0}
+    found = minimize(negated, start.numpy(), jac=True, method="L-BFGS-B", bounds=bounds, options=options)
     if found.status == 2:
         search.notes.append(f"L-BFGS-B gave up after {found.nit} of {iterations} iterations: {found.message}")

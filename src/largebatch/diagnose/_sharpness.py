@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from types import MappingProxyType
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any, Literal, cast, get_args, get_origin, get_type_hints
 
 from largebatch.core import Risk, has_batch_norm, progress
 from largebatch.diagnose._average import average
@@ -175,9 +175,8 @@ def _expected(hint: Any, value: Any) -> str:
     if value is None and type(None) in get_args(hint):
         return ""
     types, words = (int | float, "a positive number") if hint is float else (int, "a positive whole number")
-    if isinstance(value, types) and not isinstance(value, bool) and 0 < value < math.inf:
-        return ""
-    return words
+    is_number = isinstance(value, types) and not isinstance(value, bool)
+    return "" if is_number and 0 < cast(float, value) < math.inf else words
 
 
 def _did_you_mean(given: str, names: Iterable[str]) -> str:
