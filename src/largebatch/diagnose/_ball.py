@@ -9,6 +9,7 @@ A is the identity but for Keskar's random subspaces. A scale of 0 holds its coor
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 import torch
@@ -66,13 +67,15 @@ class Ball:
         """
         if self.norm == "inf":
             signs = gradient.sign()
-            return torch.where(signs == 0, self._random().sign(), signs) if bool((signs == 0).any()) else signs
+            return torch.where(signs == 0, self._random.sign(), signs) if bool((signs == 0).any()) else signs
         size = torch.linalg.vector_norm(gradient)
         if size == 0:
-            gradient = self._random() * (self.scale != 0)
+            gradient = self._random * (self.scale != 0)
             size = torch.linalg.vector_norm(gradient)
         return gradient / size.clamp(min=torch.finfo(size.dtype).tiny)
 
+    @cached_property
     def _random(self) -> Tensor:
+        """(n,), drawn once: some gradients have zeros at every step."""
         drawn = torch.randn(len(self.scale), generator=generator(self.seed, "ball"), dtype=torch.float64)
         return drawn.to(self.scale)
