@@ -47,6 +47,15 @@ def test_the_ddp_loop_gives_the_same_on_one_rank_and_two(tmp_path):
             torch.testing.assert_close(other[name], value, rtol=1e-10, atol=1e-12)
 
 
+def with_runs(words):
+    """Trains what a `diagnose` command speaks of, and expands its names as a shell would."""
+    for name, batch in (("small", "32"), ("large", "128")):
+        for seed in ("0", "1"):
+            command = ["train", "my_task.py:task", "--batch", batch, "--seed", seed, "--set", "duration=1ep"]
+            assert main([*command, "--out", f"runs/{name}-{seed}"]) == 0
+    return [name for word in words for name in sorted(map(str, Path().glob(word))) or [word]]
+
+
 @pytest.mark.parametrize("line", re.findall(r"^(largebatch \w.*?)(?:\s+#.*)?$", README, re.MULTILINE))
 def test_commands_are_accepted(line, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
@@ -54,7 +63,9 @@ def test_commands_are_accepted(line, tmp_path, monkeypatch, capsys):
     words = shlex.split(line)[1:]
     if "fashion-mnist" in line and not Path("/usr/share/datasets/fashion-mnist").is_dir():
         pytest.skip("needs Debian's dataset-fashion-mnist (make data)")
-    if words[0] == "train" and "--dry-run" not in words:
+    if words[0] == "diagnose":
+        words = with_runs(words)
+    if words[0] in ("train", "diagnose") and "--dry-run" not in words:
         words.append("--dry-run")
     assert main(words) == 0
     assert capsys.readouterr().out

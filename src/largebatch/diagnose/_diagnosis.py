@@ -73,10 +73,9 @@ class Diagnosis(Result):
 
     def text(self) -> str:
         """The verdict in words, the table, then evidence and advice for each hypothesis."""
-        columns = ["hypothesis", "verdict", "effect", "unit", "seeds"]
+        columns = ["hypothesis", "verdict", "effect", "seeds"]
         cells: list[list[Cell]] = [
-            [HYPOTHESES[v.name], v.verdict, None if math.isnan(v.effect) else v.estimate, v.unit or "–", v.n]
-            for v in self.hypotheses
+            [HYPOTHESES[v.name], v.verdict, None if math.isnan(v.effect) else v.estimate, v.n] for v in self.hypotheses
         ]
         ratios = [(name, None if math.isnan(ratio.value) else ratio) for name, ratio in self.sharpness.items()]
         sharp = ["", Table(["sharpness", "large ÷ small"], ratios).text()] if ratios else []

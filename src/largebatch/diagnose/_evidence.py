@@ -86,7 +86,7 @@ class Row(Result):
         run, digest: of which run.
         batch_norm: "running", "batch", "reestimated", or "none" where the model has none.
         samples: on which.
-        passes, seconds: what it cost.
+        passes, seconds: its cost, shared equally among what was measured together.
         details: further numbers by name.
     """
 

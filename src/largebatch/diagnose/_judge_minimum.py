@@ -163,12 +163,15 @@ def _edge(evidence: Evidence) -> list[str]:
 
     def share(run: RunRecord) -> float | None:
         value, limit = top(run), _largest_stable(run)
-        return None if value is None or limit is None else _final_rate(run) * value / limit
+        return None if value is None or limit is None else _peak_rate(run) * value / limit
 
     small, large = evidence.mean("small", share), evidence.mean("large", share)
     if math.isnan(small.value) or math.isnan(large.value):
         return []
-    text = f"η·λ_max is {per_cent(large.value)} of the stable limit (large batch) and {per_cent(small.value)} (small)"
+    text = (
+        f"η·λ_max at the peak rate is {per_cent(large.value)} of the stable limit (large batch) and "
+        f"{per_cent(small.value)} (small)"
+    )
     if min(small.value, large.value) > AT_EDGE:
         text += ": both are at the edge of stability, so λ_max tells their rates apart, not their minima"
     return [text]
@@ -184,5 +187,6 @@ def _largest_stable(run: RunRecord) -> float | None:
     return (2 + 2 * m) / (1 + 2 * m if recipe.nesterov else 1)
 
 
-def _final_rate(run: RunRecord) -> float:
-    return run.steps[-1]["lr"] if run.steps else run.settings.lr
+def _peak_rate(run: RunRecord) -> float:
+    """Not the last one: a rate that a schedule takes to 0 bounds nothing any more."""
+    return max((row["lr"] for row in run.steps), default=run.settings.lr)

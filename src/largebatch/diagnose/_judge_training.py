@@ -78,14 +78,11 @@ def failed_optimisation(evidence: Evidence) -> Verdict:
     if math.isnan(evidence.difference(read).value):
         read = evidence.error_at_end("train")
     effect, decision = evidence.explains(read)
+    parts = [f"train error large − small is {shown(effect)}", *_diverged(lost["large"])]
     if share >= DIVERGED and share > len(lost["small"]) / len(evidence.small):
         decision = "supported"
         if math.isnan(effect.value):
             effect = Estimate(100 * share, math.nan, math.nan, math.nan, len(evidence.large), "% diverged")
-    parts = [
-        f"train error large − small is {shown(evidence.difference(read, evidence.unit))}",
-        *_diverged(lost["large"]),
-    ]
     parts += [*_largest_distance(evidence), *_spikes(evidence), *_linear_rule(evidence)]
     return verdict("failed_optimisation", decision, effect, "; ".join(parts), advise(
         decision, effect,

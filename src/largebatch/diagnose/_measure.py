@@ -34,7 +34,8 @@ KINDS: tuple[tuple[str, Options], ...] = (
     ("adaptive_linf", {}),
 )
 QUICK_KINDS: tuple[tuple[str, Options], ...] = (("metric_2_1_ascent", {}), ("adaptive_linf", {}))
-LANCZOS_PASSES = 60  # both ends to 1e-2, some 25 products of two to three passes each; for the preview
+MAX_PRODUCTS = 60  # of the Hessian: the smallest eigenvalue, in the bulk, takes many; its bound tells what is missing
+LANCZOS_PASSES = 2 * MAX_PRODUCTS  # for the preview
 CHANGED = 1e-2  # relative; rounding and the order of sums leave 1e-5, bf16 autocast some 1e-3
 REPEATS = 3  # draws of the linear rule
 
@@ -86,14 +87,15 @@ class Bench:
             self._risks[mode] = whole.subset(self.plan.samples, self.plan.seed)
         return self._risks[mode]
 
-    def row(
-        self, name: str, value: float, watch: Stopwatch, mode: str, samples: int, *, stderr: float = 0.0, note: str = "",
-        details: dict[str, float] | None = None,
-    ) -> Row:  # fmt: skip
-        """A measurement of this run."""
-        record = self.run.record
-        return Row(name, record.name, record.digest, value, stderr, mode, samples, watch.passes, watch.seconds,
-                   details or {}, note)  # fmt: skip
+    def rows(
+        self, found: dict[str, tuple[float, float]], watch: Stopwatch, mark: str, samples: int, note: str = ""
+    ) -> list[Row]:
+        """Measurements of this run that were made together, name → (value, standard error); they share their cost."""
+        record, passes, seconds = self.run.record, watch.passes / len(found), watch.seconds / len(found)
+        return [
+            Row(name, record.name, record.digest, value, stderr, mark, samples, passes, seconds, note=note)
+            for name, (value, stderr) in found.items()
+        ]
 
 
 @dataclass(frozen=True)
@@ -148,7 +150,8 @@ def _jobs(groups: Groups, task: Task, plan: Plan) -> Iterator[Job]:
     whole, part = data_size(task.train), min(plan.samples, data_size(task.train))
     evaluation = (whole + data_size(task.test)) / 3 / part  # forward passes
     with torch.random.fork_rng(devices=[]):
-        normed = has_batch_norm(task.model())
+        model = task.model()
+    normed, dimension = has_batch_norm(model), sum(p.numel() for p in model.parameters() if p.requires_grad)
     errors = tuple(f"{split}_{name}" for split in ("train", "test") for name in ("loss", *task.metrics))
     for run in groups.finished:
         yield Job(run, errors, "running" if normed else "none", whole, evaluation, _errors)
@@ -159,7 +162,10 @@ def _jobs(groups: Groups, task: Task, plan: Plan) -> Iterator[Job]:
             names = ("gradient_norm", "lambda_max", "lambda_min")
             yield Job(run, names, mark, part, 1 + LANCZOS_PASSES, partial(_curvature, mode=mode, mark=mark))
             for kind, options in plan.kinds:
-                gradients, values = SHARPNESS[kind].evaluations(resolve({kind: options})[kind])
+                settings = resolve({kind: options})[kind]
+                if (settings.get("subspace") or 0) > dimension:
+                    continue  # it would be the whole space
+                gradients, values = SHARPNESS[kind].evaluations(settings)
                 work = partial(_sharpness, kind=kind, options=options, mode=mode)
                 yield Job(run, (label(kind, options),), mark, part, gradients + values / 3, work)
     yield from _linear_jobs(groups, task, part, "batch" if normed else "none")
@@ -204,7 +210,7 @@ def _evaluate(bench: Bench, mark: str) -> list[Row]:
     with stopwatch(*risks.values()) as watch:
         for split, risk in risks.items():
             found |= {f"{split}_{name}": value for name, value in risk.means(task.metrics).items()}
-    return [bench.row(name, value, watch, mark, risks["train"].samples) for name, value in found.items()]
+    return bench.rows({name: (value, 0.0) for name, value in found.items()}, watch, mark, risks["train"].samples)
 
 
 def _curvature(bench: Bench, mode: BatchNormMode, mark: str) -> list[Row]:
@@ -212,15 +218,13 @@ def _curvature(bench: Bench, mode: BatchNormMode, mark: str) -> list[Row]:
     with stopwatch(risk) as watch:
         gradient = float(risk.gradient().norm())
         operator = curvature.Hessian(risk)
-        found = curvature.lanczos(operator, 1, which="both", tolerance=1e-2, seed=bench.plan.seed)
+        found = curvature.lanczos(
+            operator, 1, which="both", tolerance=1e-2, max_products=MAX_PRODUCTS, seed=bench.plan.seed
+        )  # fmt: skip
     note = "" if found.converged else "Lanczos stopped before it reached the tolerance"
-    largest, smallest = (float(value) for value in found.values)
-    high, low = (float(bound) for bound in found.bounds)
-    return [
-        bench.row("gradient_norm", gradient, watch, mark, risk.samples),
-        bench.row("lambda_max", largest, watch, mark, risk.samples, stderr=high, note=note),
-        bench.row("lambda_min", smallest, watch, mark, risk.samples, stderr=low, note=note),
-    ]
+    (largest, smallest), (above, below) = found.values.tolist(), found.bounds.tolist()
+    measured = {"gradient_norm": (gradient, 0.0), "lambda_max": (largest, above), "lambda_min": (smallest, below)}
+    return bench.rows(measured, watch, mark, risk.samples, note)
 
 
 def _sharpness(bench: Bench, kind: str, options: Options, mode: BatchNormMode) -> list[Row]:

@@ -1,6 +1,6 @@
 """Sharpness of stored runs, kind by kind and side by side."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import final
@@ -38,12 +38,20 @@ class SharpnessTable(Result):
             for row in zip(*(run.measurements for run in self.runs), strict=True)
         ]
         head = f"{first[0].samples} samples, batch-norm statistics: {first[0].batch_norm}, {first[0].dtype}"
-        alike: dict[str, list[str]] = {}
-        for m in first:
-            alike.setdefault(m.unchanged_by, []).append(m.name)
-        unchanged = [f"{', '.join(names)}: unchanged by {what}" for what, names in alike.items()]
-        notes = [f"{run.run}, {m.name}: {m.note}" for run in self.runs for m in run.measurements if m.note]
-        return "\n".join([head, Table(columns, rows).text(), "", *unchanged, *notes, ""])
+        unchanged = _listed((m.name, m.unchanged_by) for m in first)
+        remarks = _listed((m.name, m.note) for run in self.runs for m in run.measurements)
+        return "\n".join([
+            head, Table(columns, rows).text(), "", "unchanged by", *unchanged, "remarks", *remarks, ""
+        ])  # fmt: skip
+
+
+def _listed(pairs: Iterable[tuple[str, str]]) -> list[str]:
+    """One line for each text, with all the names it goes with."""
+    names: dict[str, dict[str, None]] = {}
+    for name, text in pairs:
+        if text:
+            names.setdefault(text, {})[name] = None
+    return [f"  {', '.join(found)}: {text}" for text, found in names.items()]
 
 
 @final
