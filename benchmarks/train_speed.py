@@ -20,6 +20,7 @@ of its own and runs once before, untimed; they alternate, and a round is a seed.
 run again where other processes kept more than 0.1 cores busy.
 
     .venv-bench/bin/python benchmarks/train_speed.py            # batches 256 and 2048, 3 epochs, 5 rounds; about 8 minutes
+    .venv-bench/bin/python benchmarks/train_speed.py --epochs 10 --contenders plain lightning fit    # half an hour
     .venv-bench/bin/python benchmarks/train_speed.py --quick    # a smoke run on a part of the data; its ratios say little
     .venv-bench/bin/python benchmarks/train_speed.py --json     # a JSON row for each comparison, on stdout
 """
@@ -262,11 +263,11 @@ def measure(name: str, work: Work, seed: int) -> tuple[Timing, float]:
     return timing, others.cores
 
 
-def compare(work: Work, rounds: int) -> dict[str, list[Timing]]:
-    """All contenders on one batch size, each in a process of its own, so that none inherits another's heap."""
+def compare(work: Work, rounds: int, names: list[str]) -> dict[str, list[Timing]]:
+    """The contenders of these names on one batch size, each in a process of its own, so that none inherits another's heap."""
     with ExitStack() as stack:
         runs: dict[str, Callable[[int], tuple[Timing, float]]] = {}
-        for name in contenders():
+        for name in names:
             process = ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), initializer=_prepare)
             stack.enter_context(process)
             process.submit(measure, name, Work(work.batch_size, 2, 4 * work.batch_size), 0).result()
@@ -296,7 +297,7 @@ def comparisons(found: dict[str, list[Timing]], work: Work, about: dict[str, Any
             "peer_test_accuracy": mean(t.test_accuracy for t in found[peer]),
             "seeds": list(range(len(found[ours]))), **about,
         }
-        for ours in found if ours not in PEERS for peer in PEERS
+        for ours in found if ours not in PEERS for peer in PEERS if peer in found
     ]  # fmt: skip
 
 
@@ -318,7 +319,7 @@ def show(found: dict[str, list[Timing]], work: Work) -> None:
         accuracy = mean(t.test_accuracy for t in timings)
         print(f"{name:18} {seconds:8.2f} {rate:10.0f} {steady:11.2f} s {rest:5.2f} s {accuracy:9.4f}")
     for ours in (name for name in found if name not in PEERS):
-        for peer in PEERS:
+        for peer in (name for name in PEERS if name in found):
             whole, steady = _ratio(found, peer, ours, "seconds"), _ratio(found, peer, ours, "steady_seconds")
             print(f"{ours} is {whole} as fast as {peer}; steady epochs {steady}")
 
@@ -328,6 +329,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--batch", type=int, nargs="+", default=[256, 2048])
     parser.add_argument("--epochs", type=int, default=3, help="at least 2, for a steady one")
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--contenders", nargs="+", choices=list(contenders()), default=list(contenders()))
     parser.add_argument("--quick", action="store_true", help="8,192 samples, 2 epochs, 2 rounds")
     parser.add_argument("--json", action="store_true", help="JSON rows on stdout instead of tables")
     return parser.parse_args()
@@ -342,7 +344,7 @@ def main() -> None:
     for batch_size in arguments.batch:
         work = Work(batch_size, max(2, arguments.epochs))
         work = Work(batch_size, 2, 8192) if arguments.quick else work
-        found = compare(work, 2 if arguments.quick else arguments.rounds)
+        found = compare(work, 2 if arguments.quick else arguments.rounds, arguments.contenders)
         if arguments.json:
             print("\n".join(json.dumps(row) for row in comparisons(found, work, about)))
         else:

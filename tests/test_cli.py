@@ -255,6 +255,36 @@ def test_mistakes_of_workers_are_said_once_and_exit_with_2(here):
     assert not (here / "runs").exists()
 
 
+def test_a_folder_that_cannot_be_made_is_one_message(here, capsys):
+    (here / "taken").write_text("a file")
+    assert main(["train", "my_task.py:task", "--out", "taken/run"]) == 2
+    err = capsys.readouterr().err
+    assert "error: " in err
+    assert "taken" in err
+    assert "Traceback" not in err
+
+
+def test_the_worker_that_failed_is_heard(here):
+    """Rank 0 sees only a lost connection; the cause is what rank 1 said."""
+    (here / "uneven.py").write_text(
+        TASK_FILE
+        + """
+import os
+
+def uneven():
+    if os.environ.get("RANK") == "1":
+        raise RuntimeError("only this worker has no data")
+    return network()
+task = Task("uneven", loss=cross_entropy, **(options | {"model": uneven}))
+"""
+    )
+    words = [sys.executable, "-m", "largebatch", "train", "uneven.py:task", "--workers", "2"]
+    done = subprocess.run(words, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL)
+    assert done.returncode == 1
+    assert "only this worker has no data" in done.stderr
+    assert "error: worker 1 of 2 ended with exit code 1" in done.stderr
+
+
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGKILL, -signal.SIGKILL)])
 def test_a_run_of_two_workers_that_is_ended_leaves_nothing_behind_and_is_continued(here, number, code):
     words = command("--workers", "2", "--set", "duration=20ep", "--checkpoint-every", "20steps", "--out", "x", "--json")

@@ -62,6 +62,15 @@ def test_tasks_without_classes_have_no_trivial_loss():
     assert trivial_loss(small_tasks.task(loss=squared)) is None
 
 
+def test_many_classes_and_identifiers_cost_no_memory():
+    """Classes² logits would be 40 GB here; and integers far beyond any number of classes are no classes at all."""
+    many = torch.arange(100_000)
+    task = small_tasks.task(train=(torch.zeros(100_000, 6), many))
+    assert trivial_loss(task) == pytest.approx(math.log(100_000), rel=1e-9)
+    identifiers = small_tasks.task(train=(torch.zeros(2, 6), torch.tensor([0, 1 << 40])))
+    assert trivial_loss(identifiers) is None
+
+
 def test_weights_that_explode_are_reported_with_the_step_and_advice(tmp_path):
     recipe = small_tasks.recipe(lr=1e30, duration="20ep", schedule="constant", precision="fp32", nesterov=False)
     run = fit(small_tasks.task(), recipe, out=tmp_path, progress=False)

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 import small_tasks
+from largebatch.recipe import Phase
 from largebatch.train import Execution, fit, preview
 
 
@@ -18,6 +19,30 @@ def test_counts_are_those_of_the_run():
     assert expected.parameters == sum(p.numel() for p in run.model.parameters())
     assert expected.micro_batch_size == 32  # the first rank's share: 4 of 8 ghosts
     assert expected.to_json()["updates_per_epoch"] == 4
+
+
+def test_counts_include_every_phase():
+    recipe = small_tasks.recipe(60, duration="3ep", then=Phase(small_tasks.recipe(203, duration="5steps")))
+    expected = preview(small_tasks.task(), recipe)
+    run = fit(small_tasks.task(), recipe, progress=False)
+    assert (expected.total_updates, expected.total_samples) == (run.updates, run.samples)
+
+
+def test_time_counts_every_gradient_of_an_update():
+    def wide():
+        return nn.Sequential(nn.Linear(6, 512), nn.ReLU(), nn.Linear(512, 512), nn.ReLU(), nn.Linear(512, 4))
+
+    task = small_tasks.task(wide)
+    plain, twice, thrice = (
+        preview(task, small_tasks.recipe(203, duration="2000ep", **changes)).expected_seconds
+        for changes in ({}, {"sam_rho": 0.05}, {"proximal_strength": 1e-3, "proximal_steps": 8})
+    )
+    assert plain < twice < thrice
+
+
+def test_no_workers_are_refused():
+    with pytest.raises(ValueError, match="workers: expected at least 1, got 0"):
+        preview(small_tasks.task(), small_tasks.recipe(), workers=0)
 
 
 def test_memory_counts_what_backward_saves():
@@ -70,4 +95,48 @@ def test_tasks_that_cannot_be_trained_are_refused_before_anything_is_written(tmp
     whole = small_tasks.recipe(ghost_batch_size=None)
     with pytest.raises(ValueError, match="batch norm takes its statistics over the whole global batch, in one pass"):
         fit(small_tasks.task(), whole, out=tmp_path / "y", execution=Execution(micro_batch_size=8))
+    assert not (tmp_path / "x").exists()
+
+
+def image_task(model=None, size=8):
+    images = torch.randn(40, 1, size, size, dtype=torch.float64), torch.randint(4, (40,))
+    network = model or (lambda: nn.Sequential(nn.Flatten(), nn.Linear(size * size, 4)))
+    return small_tasks.task(network, train=images, test=images)
+
+
+def frozen():
+    return nn.Linear(6, 4).requires_grad_(False)
+
+
+LATER = small_tasks.recipe(40, duration="1ep", precision="fp32")
+
+
+@pytest.mark.parametrize(
+    ("task", "changes", "message"),
+    [
+        (small_tasks.task(frozen), {}, "model: expected a parameter that needs a gradient, task small/task has none"),
+        (small_tasks.task(), {"global_batch_size": 1, "ghost_batch_size": None}, "batch norm expected at least 2 samples"),
+        (small_tasks.task(), {"augment": ("flip",)}, "augment: "),
+        (image_task(), {"then": Phase(LATER)}, "then.recipe.precision: expected fp64 in every phase, got fp32"),
+    ],
+)  # fmt: skip
+def test_what_would_stop_a_run_in_its_middle_is_refused_before_it_writes(task, changes, message, tmp_path):
+    options = {"global_batch_size": 40, "ghost_batch_size": 8} | changes
+    with pytest.raises(ValueError, match=message):
+        fit(task, small_tasks.recipe(options.pop("global_batch_size"), **options), out=tmp_path / "x", progress=False)
+    assert not (tmp_path / "x").exists()
+
+
+def test_a_later_phase_is_checked_and_all_mistakes_are_told_together(tmp_path):
+    later = small_tasks.recipe(203, duration="1ep", precision="fp32", augment=("flip",))
+    with pytest.raises(ValueError, match=r"(?s)then\.recipe\.precision.*then\.recipe\.augment"):
+        fit(small_tasks.task(), small_tasks.recipe(then=Phase(later)), out=tmp_path / "x", progress=False)
+
+
+@pytest.mark.parametrize(
+    ("cadence", "message"), [("0ep", "expected a length above 0, got '0ep'"), ("soon", "checkpoint_every: ")]
+)
+def test_a_cadence_that_is_none_is_refused(cadence, message, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        fit(small_tasks.task(), small_tasks.recipe(), out=tmp_path / "x", checkpoint_every=cadence, progress=False)
     assert not (tmp_path / "x").exists()

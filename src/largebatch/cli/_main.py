@@ -93,6 +93,11 @@ def _is_ours(error: BaseException) -> bool:
     """Whether largebatch itself raised it, or the system refused it a file: a user's own code keeps its traceback."""
     ours, library = Path(largebatch.__file__).parent, Path(sysconfig.get_path("stdlib"))
     frames = [Path(frame.filename) for frame in traceback.extract_tb(error.__traceback__)]
-    while isinstance(error, OSError) and frames and frames[-1].is_relative_to(library) and not frames[-1].is_relative_to(ours):
+    while (
+        isinstance(error, OSError)
+        and frames
+        and frames[-1].is_relative_to(library)
+        and not frames[-1].is_relative_to(ours)
+    ):
         frames.pop()
     return bool(frames) and frames[-1].is_relative_to(ours)

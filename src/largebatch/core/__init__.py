@@ -13,7 +13,7 @@ from largebatch.core._dropout import KeyedDropout, swap_dropout
 from largebatch.core._example_norms import ExampleGradients
 from largebatch.core._loading import Loader
 from largebatch.core._observe import EpochView, Observer, Partials, Request, View
-from largebatch.core._params import displaced, distance, flatten, squared_norm, unflatten
+from largebatch.core._params import displaced, distance_, flatten, squared_norm, unflatten
 from largebatch.core._progress import progress
 from largebatch.core._risk import Risk
 from largebatch.core._sampler import cut, ghost_sizes, permutation, rank_share
@@ -71,7 +71,7 @@ __all__ = [
     "derive",
     "discard_statistics",
     "displaced",
-    "distance",
+    "distance_",
     "flatten",
     "frozen_statistics",
     "generator",

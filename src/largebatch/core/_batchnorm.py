@@ -165,11 +165,7 @@ class GhostBatchNorm(_BatchNorm):
 
     def _weight_of(self, samples: int) -> float:
         """Count `samples` in, and return the weight they have among all that are pending."""
-        if self.pending_count == 0:
-            # New tensors: a graph that still waits for its backward pass may hold the old ones.
-            self.pending_mean = torch.zeros_like(self.pending_mean)
-            self.pending_var = torch.zeros_like(self.pending_var)
-        self.pending_count += samples
+        self.pending_count += samples  # the first of an update has weight 1, so what was there before is overwritten
         return samples / self.pending_count
 
 

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-__all__ = ["displaced", "distance", "flatten", "squared_norm", "unflatten"]
+__all__ = ["displaced", "distance_", "flatten", "squared_norm", "unflatten"]
 
 
 def flatten(tensors: Iterable[Tensor]) -> Tensor:
@@ -26,12 +26,14 @@ def squared_norm(tensors: Sequence[Tensor]) -> Tensor:
     return torch.stack(norms).square().sum()
 
 
-def distance(a: Sequence[Tensor], b: Sequence[Tensor]) -> Tensor:
-    """Euclidean ‖a − b‖ over all tensors, 0-D.
+def distance_(a: Sequence[Tensor], b: Sequence[Tensor]) -> Tensor:
+    """Euclidean ‖a − b‖ over all tensors, 0-D. `a` is overwritten by the difference.
 
-    Tensor by tensor: one difference of everything at once costs fresh pages at each call, ten times the arithmetic.
+    In place: fresh memory for differences costs several times the arithmetic, page by page, at each call.
     """
-    return torch.stack([torch.linalg.vector_norm(x - y) for x, y in zip(a, b, strict=True)]).norm()
+    differences = list(a)
+    torch._foreach_sub_(differences, list(b))
+    return torch.stack(torch._foreach_norm(differences)).norm()
 
 
 @contextmanager

@@ -3,11 +3,14 @@
 Two samples go through model, loss and metrics.
 """
 
-import torch
-from torch import nn
+from collections.abc import Iterator
 
-from largebatch.core import Loader, Task, data_size, weigh
+import torch
+from torch import Tensor, nn
+
+from largebatch.core import Loader, Task, data_size, has_batch_norm, weigh
 from largebatch.recipe import Recipe
+from largebatch.train._augment import build_augmentation
 from largebatch.train._execution import Execution, dtype_of, prepare_model
 from largebatch.train._identity import build_model
 
@@ -24,7 +27,52 @@ def prepare(task: Task, recipe: Recipe, execution: Execution, *, seed: int = 0) 
     device = execution.resolve_device()
     model = prepare_model(build_model(task, seed), recipe, execution, device)
     _check_task(task, model, device, recipe)
+    _check_phases(task, model, device, recipe, execution)
     return model, device
+
+
+def _check_phases(task: Task, model: nn.Module, device: torch.device, recipe: Recipe, execution: Execution) -> None:
+    """Refuse what would stop a phase after it, or the phases before it, have begun.
+
+    Raises:
+        ValueError: with every mistake, a line each.
+    """
+    mistakes: list[str] = []
+    if not any(p.requires_grad for p in model.parameters()):
+        mistakes.append(f"model: expected a parameter that needs a gradient, task {task.name} has none: unfreeze some")
+    images, _ = next(Loader(task.train, device, dtype=dtype_of(recipe)).slices(0, 1, 1))
+    phase, place = recipe, ""
+    while True:
+        mistakes += [place + mistake for mistake in _phase_mistakes(phase, recipe, model, images, execution)]
+        if phase.then is None:
+            break
+        phase, place = phase.then.recipe, f"{place}then.recipe."
+    if mistakes:
+        raise ValueError("\n  ".join([f"task {task.name} and its recipe do not go together:", *mistakes]))
+
+
+def _most_smoothing(recipe: Recipe) -> float:
+    """Over all phases."""
+    return max(recipe.label_smoothing, _most_smoothing(recipe.then.recipe) if recipe.then else 0.0)
+
+
+def _phase_mistakes(
+    phase: Recipe, first: Recipe, model: nn.Module, images: Tensor, execution: Execution
+) -> Iterator[str]:
+    if phase.precision != first.precision:
+        yield f"precision: expected {first.precision} in every phase, got {phase.precision}: weights keep one type"
+    if has_batch_norm(model) and phase.global_batch_size < 2:
+        yield f"global_batch_size: batch norm expected at least 2 samples, got {phase.global_batch_size}: take 2 or more"
+    if has_batch_norm(model) and phase.ghost_batch_size is None and execution.micro_batch_size is not None:
+        yield (
+            f"micro_batch_size: got {execution.micro_batch_size}, but with ghost_batch_size=None batch norm takes its "
+            "statistics over the whole global batch, in one pass: set ghost_batch_size=32, or leave micro_batch_size out"
+        )
+    if phase.augment:
+        try:
+            build_augmentation(phase.augment)(images, torch.zeros(1, dtype=torch.int64), 0, 0)
+        except ValueError as error:
+            yield f"augment: {error}"
 
 
 def _check_task(task: Task, model: nn.Module, device: torch.device, recipe: Recipe) -> None:
@@ -48,9 +96,10 @@ def _check_task(task: Task, model: nn.Module, device: torch.device, recipe: Reci
                 weigh(metric(outputs, targets), len(inputs))
         except ValueError as error:
             raise ValueError(f"task {task.name}: {error}") from error
-        if recipe.label_smoothing:
+        smoothing = _most_smoothing(recipe)
+        if smoothing:
             try:
-                task.loss(outputs, targets, label_smoothing=recipe.label_smoothing)
+                task.loss(outputs, targets, label_smoothing=smoothing)
             except TypeError as error:
                 raise ValueError(
                     f"label_smoothing: the loss of task {task.name} takes no keyword label_smoothing ({error}): "

@@ -8,7 +8,9 @@ from torch import nn
 
 from largebatch.core import Loader, Task, World, total, weigh
 
-__all__ = ["evaluate"]
+__all__ = ["EVALUATION_SAMPLES", "evaluate"]
+
+EVALUATION_SAMPLES = 2048  # in one pass
 
 
 @torch.no_grad()
@@ -21,7 +23,7 @@ def evaluate(
     *,
     autocast: Callable[[], AbstractContextManager[object]],
     device: torch.device,
-    batch_size: int = 2048,
+    batch_size: int,
 ) -> dict[str, float]:
     """`{"loss": …, each metric: …}` over `samples` samples, in evaluation mode; the mode is left as it was.
 

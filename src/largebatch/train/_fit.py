@@ -54,7 +54,7 @@ def fit(
     """
     recipe = _recipe_for(task, recipe)
     execution = Execution() if execution is None else execution
-    cadence = Duration.parse(checkpoint_every)
+    cadence = checkpoint_interval(checkpoint_every)
     model, device = prepare(task, recipe, execution, seed=seed)
     digest = "" if out is None else identity(task, recipe, seed, model)
     devices = [device] if device.type == "cuda" else []
@@ -78,6 +78,21 @@ def fit(
             )
             log = RunLog(store.folder, training.log_every)
             return training.run([log, *observers], progress=progress and world.is_first)
+
+
+def checkpoint_interval(text: str) -> Duration:
+    """How often to checkpoint.
+
+    Raises:
+        ValueError: no duration, or one of length 0.
+    """
+    try:
+        interval = Duration.parse(text)
+    except ValueError as error:
+        raise ValueError(f"checkpoint_every: {error}") from error
+    if interval.value == 0:
+        raise ValueError(f"checkpoint_every: expected a length above 0, got {text!r}; give for example 1ep")
+    return interval
 
 
 def _log_every(recipe: Recipe, task: Task) -> int:

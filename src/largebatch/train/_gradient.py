@@ -116,6 +116,8 @@ class GlobalGradient:
                 if not _is_out_of_memory(error):
                     raise
                 self._make_smaller(share, error)
+                if is_first:  # a later pass counted none, and those of the first still wait for their commit
+                    discard_statistics(self.model)
 
     def close(self) -> None:
         """Remove the hooks from the parameters."""
@@ -198,7 +200,6 @@ class GlobalGradient:
                 "micro_batch_size or ghost_batch_size, or more workers"
             ) from error
         self._sum.disarm()
-        discard_statistics(self.model)
         self.micro_batch_size = max(least, largest // 2)
         if self._device.type == "cuda":
             torch.cuda.empty_cache()

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 import largebatch
-from largebatch.core import Data, Task, data_size, derive
+from largebatch.core import Data, Loader, Task, data_size, derive
 from largebatch.recipe import Recipe
 from largebatch.results import run_digest
 
@@ -39,6 +39,7 @@ def identity(task: Task, recipe: Recipe, seed: int, model: nn.Module) -> str:
     return run_digest(
         task=task.name,
         source=task.source or _source_of(task),
+        layers=_layers_of(model),
         train=_data_digest(task.train),
         test=_data_digest(task.test),
         validation=None if task.validation is None else _data_digest(task.validation),
@@ -50,13 +51,24 @@ def identity(task: Task, recipe: Recipe, seed: int, model: nn.Module) -> str:
 
 
 def _source_of(task: Task) -> str:
-    parts: list[str] = []
-    for function in (task.model, task.loss, *task.metrics.values()):
-        try:
-            parts.append(inspect.getsource(function))
-        except (OSError, TypeError):  # built in a shell, or a partial
-            parts.append(getattr(function, "__qualname__", type(function).__qualname__))
-    return "\n".join(parts)
+    return "\n".join(_source(function) for function in (task.model, task.loss, *task.metrics.values()))
+
+
+def _layers_of(model: nn.Module) -> list[str]:
+    """Every layer, with its settings and the source of its class: equal weights can compute different functions.
+
+    torch's own classes are named only; the user's may stand in another file than the task.
+    """
+    kinds = {type(module) for module in model.modules() if not type(module).__module__.startswith("torch.")}
+    sources = sorted(_source(kind) for kind in kinds)
+    return [repr(model), *sources]
+
+
+def _source(thing: object) -> str:
+    try:
+        return inspect.getsource(thing)  # pyright: ignore[reportArgumentType]
+    except (OSError, TypeError):  # built in a shell, or a partial
+        return getattr(thing, "__qualname__", type(thing).__qualname__)
 
 
 def _data_digest(data: Data) -> str:
@@ -67,11 +79,11 @@ def _data_digest(data: Data) -> str:
     else:
         size = data_size(data)
         digest.update(f"{type(data).__qualname__} {size}".encode())
-        with torch.random.fork_rng(devices=[]):
-            for index in range(0, size, max(1, size // PROBED_ITEMS)):
-                torch.manual_seed(index)
-                for value in data[index]:
-                    _add_tensor(digest, torch.as_tensor(value))
+        probed = torch.arange(0, size, max(1, size // PROBED_ITEMS))
+        # Through the loader, which seeds every generator a transform may draw from, and restores them.
+        for tensors in Loader(data, torch.device("cpu")).batches([probed], epoch=0):
+            for tensor in tensors:
+                _add_tensor(digest, tensor)
     return digest.hexdigest()
 
 

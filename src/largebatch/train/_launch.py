@@ -109,11 +109,13 @@ def _wait(children: "Sequence[subprocess.Popen[bytes]]") -> list[int]:
 
 
 def _verdict(codes: list[int], scratch: Path) -> int:
-    if codes[0] in (0, 1, 2, 130, 143):  # rank 0 has said what happened
+    # Rank 0 has said what happened, unless it failed because another did: then all it knows is a lost connection.
+    said = {rank: (scratch / f"{rank}.stderr").read_text(errors="replace") for rank in range(1, len(codes))}
+    crashed = [rank for rank in said if "Traceback" in said[rank] or codes[rank] < 0]
+    if codes[0] in (0, 2, 130, 143) or (codes[0] == 1 and not crashed):
         return codes[0]
-    guilty = next((rank for rank, code in enumerate(codes) if code not in (0, -signal.SIGKILL)), 0)
-    sys.stderr.write(f"error: worker {guilty} of {len(codes)} ended with exit code {codes[guilty]}\n")
-    said = scratch / f"{guilty}.stderr"
-    if said.exists():
-        sys.stderr.write(said.read_text(errors="replace"))
+    for rank in crashed or [0]:
+        sys.stderr.write(
+            f"error: worker {rank} of {len(codes)} ended with exit code {codes[rank]}\n{said.get(rank, '')}"
+        )
     return 1

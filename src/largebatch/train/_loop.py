@@ -25,16 +25,16 @@ from largebatch.core import (
     World,
     commit_statistics,
     data_size,
-    distance,
+    distance_,
     squared_norm,
     swap_batchnorm,
 )
 from largebatch.recipe import Duration, Recipe, Timeline
 from largebatch.train._divergence import ADVICE, trivial_loss
-from largebatch.train._evaluate import evaluate
+from largebatch.train._evaluate import EVALUATION_SAMPLES, evaluate
 from largebatch.train._execution import Execution, autocast_of, dtype_of
 from largebatch.train._gradient import BatchSums, GlobalGradient, Share
-from largebatch.train._optim import build_optimizer
+from largebatch.train._optim import build_optimizer, load_moments
 from largebatch.train._run import Run
 from largebatch.train._shares import shares
 from largebatch.train._signals import StopRequest
@@ -109,7 +109,7 @@ class Training:
         swap_batchnorm(self.model, recipe.ghost_batch_size, commit="update", world=self.world)
         optimizer = build_optimizer(self.model, recipe)
         if carried is not None and (carry == "all" or self.state.phase_update > 0):
-            optimizer.load_state_dict(carried)
+            load_moments(optimizer, carried)
         gradient = GlobalGradient(
             self.model, self.task, recipe, self.world, self.device,
             seed=self.seed, micro_batch_size=self.execution.micro_batch_size, forward=self.forward, stop=self.stop.__bool__,
@@ -165,12 +165,12 @@ class Training:
         self.last_held_out = None
         loss = state.add(sums, share.batch_size)
         if asked:
+            step_norm, moved = self._distances() if wants_norms else (None, None)
             view = View(
                 update=state.update - 1, phase=state.phase, samples=state.samples, batch_size=share.batch_size,
                 epoch=state.phase_samples / timeline.train_size, lr=rate, loss=loss,
                 gradient_squared_norm=gradient_squared_norm,
-                step_norm=distance(self.weights, self.before) if wants_norms else None,
-                distance=distance(self.weights, self.start) if wants_norms else None,
+                step_norm=step_norm, distance=moved,
                 partials=sums.partials,
                 risk=self._risk() if any(request.risk for request in asked) else None,
             )  # fmt: skip
@@ -180,6 +180,12 @@ class Training:
         if self.bar is not None:
             self.bar.update(share.batch_size)
         return sums
+
+    def _distances(self) -> tuple[Tensor, Tensor]:
+        """‖x_{t+1} − x_t‖ and ‖x_{t+1} − x_0‖; uses `before` up."""
+        step_norm = distance_(self.before, self.weights)
+        torch._foreach_copy_(self.before, self.weights)
+        return step_norm, distance_(self.before, self.start)
 
     def _is_stopping(self, sums: BatchSums) -> bool:
         """Whether any rank was asked to stop; all see the same sum, so all stop after the same update."""
@@ -221,7 +227,7 @@ class Training:
     def _judge(self, timeline: Timeline, epoch: int) -> str:
         losses = self.state.recent_losses()
         first = self.state.update - len(losses)
-        is_last = self.state.phase_update == timeline.total_updates
+        is_last = self.state.phase_update == timeline.total_updates and timeline.recipe.then is None
         return self.state.history.judge(losses, first, epoch=epoch, is_last=is_last, trivial=self.trivial)
 
     def _result(self, status: Status, reason: str) -> Run:
@@ -276,7 +282,10 @@ class Training:
 
     def _evaluate(self, loader: Loader, samples: int) -> dict[str, float]:
         autocast = autocast_of(self.recipe, self.device)
-        return evaluate(self.model, self.task, loader, samples, self.world, autocast=autocast, device=self.device)
+        return evaluate(
+            self.model, self.task, loader, samples, self.world, autocast=autocast, device=self.device,
+            batch_size=self.execution.micro_batch_size or EVALUATION_SAMPLES,
+        )  # fmt: skip
 
     def _loader(self, data: Any) -> Loader:
         workers = self.execution.loader_workers

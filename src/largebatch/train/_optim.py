@@ -15,7 +15,7 @@ from largebatch.recipe import Recipe
 from largebatch.train._layerwise import LAMB, LARS
 from largebatch.train._multipass import SAM, MultiPass, Proximal
 
-__all__ = ["build_optimizer"]
+__all__ = ["build_optimizer", "load_moments"]
 
 
 def build_optimizer(
@@ -51,6 +51,17 @@ def build_optimizer(
     if recipe.proximal_strength > 0:
         return Proximal(inner, recipe.proximal_strength, recipe.proximal_steps)
     return inner
+
+
+def load_moments(optimizer: torch.optim.Optimizer | MultiPass, state: dict[str, Any]) -> None:
+    """Load the state of every parameter and keep the settings of the groups, which are this recipe's.
+
+    torch's own load_state_dict would bring back the weight decay, momentum, betas and eps of the phase before.
+    """
+    own = [{name: value for name, value in group.items() if name != "params"} for group in optimizer.param_groups]
+    optimizer.load_state_dict(state)
+    for group, settings in zip(optimizer.param_groups, own, strict=True):
+        group.update(settings)
 
 
 def _inner(groups: list[dict[str, Any]], recipe: Recipe) -> torch.optim.Optimizer:

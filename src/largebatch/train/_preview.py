@@ -49,6 +49,8 @@ def preview(
     Raises:
         ValueError: as `fit` would.
     """
+    if workers < 1:
+        raise ValueError(f"workers: expected at least 1, got {workers}")
     execution = Execution() if execution is None else execution
     train_size = data_size(task.train)
     model, device = prepare(task, recipe, execution, seed=seed)
@@ -62,7 +64,10 @@ def preview(
     parameters = sum(p.numel() for p in model.parameters())
     item = torch.finfo(dtype_of(recipe)).bits // 8
     copies = 2 + {"sgd": 1, "lars": 1, "adam": 2, "adamw": 2, "lamb": 2}[recipe.optimizer]
-    share = timeline.total_samples / workers
+    timelines = [Timeline(phase, train_size) for phase in _phases(recipe)]
+    updates = sum(each.total_updates for each in timelines)
+    # One worker's samples through the network, forward and backward.
+    passed = sum(each.total_samples * _passes(each.recipe) for each in timelines) / workers
     # Workers on one machine share its cores; on a GPU each has its own.
     slowdown = 1.0 if device.type == "cuda" else min(workers, os.cpu_count() or 1)
     return Preview(
@@ -70,15 +75,26 @@ def preview(
         workers=workers,
         global_batch_size=recipe.global_batch_size,
         updates_per_epoch=timeline.updates_per_epoch,
-        total_updates=timeline.total_updates,
-        total_samples=timeline.total_samples,
+        total_updates=updates,
+        total_samples=sum(each.total_samples for each in timelines),
         parameters=parameters,
         micro_batch_size=micro,
-        expected_seconds=share * slowdown * pass_seconds / samples + timeline.total_updates * step_seconds,
+        expected_seconds=passed * slowdown * pass_seconds / samples + updates * step_seconds,
         expected_bytes=copies * parameters * item + pass_bytes * micro // samples + _resident_bytes(task, item),
         changes=recipe.changes,
         warnings=recipe.warnings(train_size),
     )
+
+
+def _phases(recipe: Recipe) -> list[Recipe]:
+    return [recipe, *(_phases(recipe.then.recipe) if recipe.then else [])]
+
+
+def _passes(recipe: Recipe) -> int:
+    """Gradients of one update: SAM takes two, a conservative step one for each inner step."""
+    if recipe.sam_rho > 0:
+        return 2
+    return recipe.proximal_steps if recipe.proximal_strength > 0 else 1
 
 
 def _measure_pass(

@@ -60,7 +60,7 @@ class TensorBoard:
 
     def _write(self, values: dict[str, float], samples: int) -> None:
         if self._writer is None:
-            self._writer = self._make(self._folder, purge_step=self._samples + 1 if self._samples else None)
+            self._writer = self._make(self._folder, purge_step=self._samples + 1)
         for name, value in values.items():
             self._writer.add_scalar(name, value, samples)
         self._writer.flush()
