@@ -23,8 +23,8 @@ from diagnose.landscapes import (
     traces,
 )
 from largebatch.core import Risk, accuracy, cross_entropy, world_from_environment
+from largebatch.diagnose import Plane, plane
 from largebatch.diagnose._directions import cosine, random_directions
-from largebatch.diagnose._plane import Plane, plane
 from largebatch.tasks._quadratic import Bowl
 from oracles import landscape
 from ranks import CONTEXT, run_ranks

@@ -4,9 +4,11 @@ from largebatch.diagnose._diagnosis import Diagnosis, DiagnosisCost
 from largebatch.diagnose._evidence import Evidence, Row, RunRecord, Verdict
 from largebatch.diagnose._explain import Inquiry, explain_gap, redo
 from largebatch.diagnose._hypotheses import HYPOTHESES, judge
+from largebatch.diagnose._linear_rule import LinearRule, linear_rule
 from largebatch.diagnose._measure import Plan
 from largebatch.diagnose._measurement import Measurement
 from largebatch.diagnose._path import Path, path
+from largebatch.diagnose._plane import Plane, plane
 from largebatch.diagnose._runs import StoredRun, read_run
 from largebatch.diagnose._sharpness import SHARPNESS, Kind, sharpness, sharpness_all
 from largebatch.diagnose._sharpness_cost import ExpectedCost, expected_cost
@@ -21,9 +23,11 @@ __all__ = [
     "ExpectedCost",
     "Inquiry",
     "Kind",
+    "LinearRule",
     "Measurement",
     "Path",
     "Plan",
+    "Plane",
     "Row",
     "RunRecord",
     "RunSharpness",
@@ -34,7 +38,9 @@ __all__ = [
     "expected_cost",
     "explain_gap",
     "judge",
+    "linear_rule",
     "path",
+    "plane",
     "read_run",
     "redo",
     "sharpness",
