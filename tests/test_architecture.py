@@ -68,7 +68,9 @@ def test_a_leak_upwards_would_be_noticed(tmp_path):
     assert list(imported_rooms(path)) == [(2, "train"), (3, "study")]
 
 
-@pytest.mark.parametrize("module", ["largebatch", "largebatch.recipe", "largebatch.results", "largebatch.cli"])
+@pytest.mark.parametrize(
+    "module", ["largebatch", "largebatch.recipe", "largebatch.results", "largebatch.plan", "largebatch.cli"]
+)
 def test_numbers_and_files_load_no_torch(module):
     code = f"import sys, {module}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -2,7 +2,7 @@
 
 Where to stop: doubling the workers saves at most half the time. It is worth it as long as it saves `min_saving` of it,
 25 % by default: half of what an ideal doubling saves, at which worker-hours grow by 1.5. `stop_at` is the largest number of
-workers asked about that half as many would take so much longer than. The rule is ours; a price on time would give another.
+workers asked about that still saves so much over half as many. The rule is ours; a price on time would give another.
 
 Uncertainty: the interval of a row is that of one run (curve, scatter of batches, seeds) and of the step time, taken as
 independent: their distances on the log scale add in squares. `stop_at_low` and
@@ -60,42 +60,43 @@ def estimate(
         ValueError: with every mistake: workers below 1, a curve that has no interval or does not fit, a budget without a
             price.
     """
+    asked = np.asarray(workers, np.int64)
     _refuse_bad_request(
         samples=samples,
-        workers=workers,
+        workers=asked,
         local=local_batch_size,
         fixed=global_batch_size,
         price=price_per_worker_hour,
         budget=budget,
         min_saving=min_saving,
     )
-    w = np.unique(np.asarray(workers, np.int64))
+    w = asked if (np.diff(asked) > 0).all() else np.unique(asked)
     question = _Question(samples, step, local_batch_size, global_batch_size)
     b, seconds, needed = (
         question.batch(w),
         question.step_seconds(w),
-        question.needed(w, samples.critical_batch_size.value),
+        question.needed(w),
     )
     hours = needed / b * seconds / 3600
     low, high = _interval(samples, step, b, hours)
     prices = None if price_per_worker_hour is None else w * hours * price_per_worker_hour
     allowed = w[np.ones(len(w), bool) if prices is None or budget is None else prices <= budget]
-    columns: dict[str, tuple[Any, ...]] = {
-        "workers": tuple(w.tolist()),
-        "global_batch_size": tuple(b.tolist()),
-        "step_seconds": tuple(seconds.tolist()),
-        "efficiency": tuple((step.seconds(1, b / w) / seconds).tolist()),
-        "samples_to_target": tuple(needed.tolist()),
-        "hours": tuple(hours.tolist()),
-        "hours_low": tuple(low.tolist()),
-        "hours_high": tuple(high.tolist()),
-        "worker_hours": tuple((w * hours).tolist()),
-        "price": (None,) * len(w) if prices is None else tuple(prices.tolist()),
-        "doubling_saves": tuple(question.doubling_saves(w).tolist()),
-        "best": tuple(_front(hours, w * hours).tolist()),
+    columns: dict[str, Any] = {
+        "workers": w,
+        "global_batch_size": b,
+        "step_seconds": seconds,
+        "efficiency": step.seconds(1, b / w) / seconds,
+        "samples_to_target": needed,
+        "hours": hours,
+        "hours_low": low,
+        "hours_high": high,
+        "worker_hours": w * hours,
+        "price": np.full(len(w), None) if prices is None else prices,
+        "doubling_saves": question.doubling_saves(w),
+        "best": _front(hours, w * hours),
     }
     stop_at, stop_low, stop_high = question.stops(allowed if len(allowed) else w[:1], min_saving)
-    rule = f"the last of these that half as many workers take {_longer(min_saving)} longer than, or more"
+    rule = f"the most workers that still take {100 * min_saving:g} % less time than half as many, or better"
     if budget is not None:
         rule += f", within {budget:g}" if len(allowed) else f"; even that costs more than {budget:g}"
     return Plan(columns, stop_at, stop_low, stop_high, rule, tuple(notes))
@@ -116,12 +117,11 @@ class _Question:
     def step_seconds(self, w: Integers) -> Floats:
         return self.step.seconds(w, self.batch(w) / w)
 
-    def needed(self, w: Integers, critical: float) -> Floats:
-        """Samples to the target; with another B_crit than the curve's, up to a factor that does not depend on w."""
-        b = self.batch(w).astype(np.float64)
-        least = self.samples.fewest_samples.value * self.samples.samples_per_unit
-        # B_crit = 0 is the limit in which updates do not fall with the batch at all.
-        return samples_to_target(b, least, critical) if critical > 0 else least * b
+    def needed(self, w: Integers) -> Floats:
+        """Samples to the target."""
+        curve = self.samples
+        units = samples_to_target(self.batch(w), curve.fewest_samples.value, curve.critical_batch_size.value)
+        return units * curve.samples_per_unit
 
     def doubling_saves(self, w: Integers) -> Floats:
         """The share of the hours that twice the workers save."""
@@ -140,8 +140,10 @@ class _Question:
         return ends[0], ends[1], ends[2]
 
     def _update_ratio(self, before: Integers, after: Integers, critical: float) -> Floats:
-        ratio = self.needed(after, critical) / self.needed(before, critical)
-        return ratio * self.batch(before) / self.batch(after)
+        """S(B) ∝ 1/B + 1/B_crit, after ÷ before."""
+        if critical == 0:
+            return np.ones(len(after))
+        return (1 / self.batch(after) + 1 / critical) / (1 / self.batch(before) + 1 / critical)
 
 
 def _interval(samples: SamplesToTarget, step: StepTime, b: Integers, hours: Floats) -> tuple[Floats, Floats]:
@@ -164,14 +166,10 @@ def _front(hours: Floats, worker_hours: Floats) -> Booleans:
     return front
 
 
-def _longer(saving: float) -> str:
-    return f"{100 * saving / (1 - saving):.0f} %"
-
-
 def _refuse_bad_request(
     *,
     samples: SamplesToTarget,
-    workers: Sequence[int],
+    workers: Integers,
     local: int | None,
     fixed: int | None,
     price: float | None,
@@ -179,7 +177,7 @@ def _refuse_bad_request(
     min_saving: float,
 ) -> None:
     mistakes = _curve_mistakes(samples)
-    fewest = min(workers, default=0)
+    fewest = int(workers.min()) if len(workers) else 0
     if fewest < 1:
         got = "none" if not len(workers) else str(fewest)
         mistakes.append(f"workers: expected numbers of 1 or more, got {got}; give for example doublings(1, 4096)")
@@ -191,9 +189,9 @@ def _refuse_bad_request(
     for name, value in (("local_batch_size", local), ("global_batch_size", fixed)):
         if value is not None and value < 1:
             mistakes.append(f"{name}: expected 1 sample or more, got {value}; give the batch")
-    if fixed is not None and fewest >= 1 and fixed < max(workers):
+    if fixed is not None and fewest >= 1 and fixed < workers.max():
         mistakes.append(
-            f"global_batch_size: expected a sample or more for each of {max(workers)} workers, got {fixed}; "
+            f"global_batch_size: expected a sample or more for each of {workers.max()} workers, got {fixed}; "
             "give fewer workers or a larger batch"
         )
     if price is not None:

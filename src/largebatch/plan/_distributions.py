@@ -2,8 +2,8 @@
 # pyright: reportMissingTypeStubs=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
 # pyright: reportUnknownMemberType=false
 
-import math
 from collections.abc import Callable
+from typing import overload
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -42,13 +42,21 @@ def normal_quantile(probability: ArrayLike) -> Floats:
     return np.asarray(ndtri(probability), np.float64)
 
 
-def student_quantile(degrees_of_freedom: float, level: float) -> float:
-    """t with P(|T| ≤ t) = level; infinite degrees of freedom are the Normal."""
-    from scipy.special import stdtrit
+@overload
+def student_quantile(degrees_of_freedom: float, level: float) -> float: ...
 
-    if math.isinf(degrees_of_freedom):
-        return float(normal_quantile((1 + level) / 2))
-    return float(stdtrit(degrees_of_freedom, (1 + level) / 2))
+
+@overload
+def student_quantile(degrees_of_freedom: Floats, level: float) -> Floats: ...
+
+
+def student_quantile(degrees_of_freedom: float | Floats, level: float) -> float | Floats:
+    """t with P(|T| ≤ t) = level, shaped like the degrees of freedom; infinitely many are the Normal."""
+    from scipy.special import ndtri, stdtrit
+
+    probability = (1 + level) / 2
+    t = np.where(np.isinf(degrees_of_freedom), ndtri(probability), stdtrit(degrees_of_freedom, probability))
+    return t if isinstance(degrees_of_freedom, np.ndarray) else float(t)
 
 
 def chi2_quantile(degrees_of_freedom: float, probability: float) -> float:
@@ -76,7 +84,7 @@ def root(function: Callable[[float], float], low: float, high: float) -> float:
     """A zero between two points where the signs differ (Brent 1973)."""
     from scipy.optimize import brentq
 
-    return float(brentq(function, low, high, xtol=1e-14))  # pyright: ignore[reportArgumentType]
+    return float(brentq(function, low, high, xtol=1e-10, rtol=1e-6))  # pyright: ignore[reportArgumentType]
 
 
 def least(function: Callable[[float], float], low: float, high: float) -> float:

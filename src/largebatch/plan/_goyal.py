@@ -7,7 +7,7 @@ backprop takes 120 ms. From NVIDIA's data sheet of the P100: an NVLink carries 2
 Ours: the phases within a server are pipelined chains (`_network`); latency is 50 µs; adding up is free; nothing delays a
 worker; *nothing hides behind the backward pass*, the cautious end. At the other end, with the 120 ms of backprop to
 hide in, all of it does, and the efficiency is 100 %; the published 90 % lies between. Nothing is fitted to figures of more
-than 8 GPUs.
+than 8 GPUs. Numbers of servers that are no power of 2 fold here, which is dearer than the binary blocks of the paper.
 """
 
 import math

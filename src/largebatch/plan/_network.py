@@ -143,19 +143,21 @@ class Network(Result):
 
 
 def _ring(p: Floats) -> Counts:
-    return 2 * (p - 1), 2 * (p - 1) / p, (p - 1) / p
+    share = 1 - 1 / p
+    return 2 * (p - 1), 2 * share, share
 
 
 def _fold(p: Floats) -> tuple[Floats, Floats, Floats]:
     """lg q and q, the largest power of 2 up to p, and whether surplus workers fold into their neighbours first."""
-    lg = np.floor(np.log2(p))
-    q = 2.0**lg
+    lg = np.frexp(p)[1] - 1.0
+    q = np.exp2(lg)
     return lg, q, (p > q) * 1.0
 
 
 def _halving_doubling(p: Floats) -> Counts:
     lg, q, folds = _fold(p)
-    return 2 * lg + 2 * folds, 2 * (q - 1) / q + 2 * folds, (q - 1) / q + folds
+    added = 1 - 1 / q + folds
+    return 2 * (lg + folds), 2 * added, added
 
 
 def _recursive_doubling(p: Floats) -> Counts:

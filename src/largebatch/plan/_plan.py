@@ -1,11 +1,13 @@
 """A plan: what a target costs on each number of workers, and beyond which number a doubling saves too little."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Self, final
 
 import numpy as np
+from numpy.typing import NDArray
 
+from largebatch.plan._arrays import Integers
 from largebatch.results import Cell, Column, Result, Table
 
 __all__ = ["Plan", "PlanRow", "doublings"]
@@ -45,18 +47,18 @@ class PlanRow(Result):
 
 
 @final
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Plan(Result):
     """The cost of a target on each number of workers. Kept by columns, since there may be a million rows.
 
     Args:
-        columns: the fields of `PlanRow`, each a tuple as long as there are rows.
+        columns: the fields of `PlanRow`, each an array as long as there are rows.
         stop_at: workers beyond which a doubling saves too little; `stop_at_low` and `stop_at_high` at the ends of B_crit.
         rule: by which `stop_at` was found, in words.
         notes: what limits the plan, and what was assumed.
     """
 
-    columns: Mapping[str, tuple[Any, ...]]
+    columns: Mapping[str, NDArray[Any]]
     stop_at: int
     stop_at_low: int
     stop_at_high: int
@@ -66,12 +68,12 @@ class Plan(Result):
     @property
     def rows(self) -> tuple[PlanRow, ...]:
         """Row by row."""
-        return tuple(self._rows(range(len(self.columns["workers"]))))
+        return tuple(self._rows(np.arange(len(self.columns["workers"]))))
 
     @property
     def front(self) -> tuple[PlanRow, ...]:
         """The Pareto front: rows that no other beats in both hours and worker-hours."""
-        return tuple(self._rows(i for i, best in enumerate(self.columns["best"]) if best))
+        return tuple(self._rows(np.flatnonzero(self.columns["best"])))
 
     def row(self, workers: int) -> PlanRow:
         """The row of so many workers.
@@ -79,17 +81,21 @@ class Plan(Result):
         Raises:
             ValueError: there is none.
         """
-        asked = self.columns["workers"]
+        asked = self.columns["workers"].tolist()
         if workers not in asked:
             raise ValueError(
                 f"plan: expected one of the {len(asked)} numbers of workers asked about, got {workers}; plan it too"
             )
-        return next(self._rows([asked.index(workers)]))
+        return next(self._rows(np.array([asked.index(workers)])))
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Plan) and self.to_json() == other.to_json()
+
+    __hash__ = None  # type: ignore[assignment]
 
     def to_json(self) -> dict[str, Any]:
         """With `rows` in place of the columns."""
-        names = list(self.columns)
-        rows = [dict(zip(names, values, strict=True)) for values in zip(*self.columns.values(), strict=True)]
+        rows = [row.to_json() for row in self.rows]
         ends = {"stop_at_low": self.stop_at_low, "stop_at_high": self.stop_at_high}
         return {"rows": rows, "stop_at": self.stop_at, **ends, "rule": self.rule, "notes": list(self.notes)}
 
@@ -102,7 +108,7 @@ class Plan(Result):
         """
         rest = {name: value for name, value in data.items() if name != "rows"}
         rows = [PlanRow.from_json(row) for row in data.get("rows", ())]
-        columns = {name: tuple(getattr(row, name) for row in rows) for name in PlanRow.__dataclass_fields__}
+        columns = {name: np.array([getattr(row, name) for row in rows]) for name in PlanRow.__dataclass_fields__}
         return super().from_json({"columns": columns, **rest})
 
     def text(self) -> str:
@@ -126,15 +132,15 @@ class Plan(Result):
         stop = f"stop at {self.stop_at} workers [{self.stop_at_low}, {self.stop_at_high}]: {self.rule}"
         return "\n".join([Table(heads, table).text(), stop, *self.notes])
 
-    def _rows(self, indices: Iterable[int]) -> Iterator[PlanRow]:
-        for i in indices:
-            yield PlanRow(**{name: column[i] for name, column in self.columns.items()})
+    def _rows(self, indices: Integers) -> Iterator[PlanRow]:
+        columns = [column[indices].tolist() for column in self.columns.values()]
+        for values in zip(*columns, strict=True):
+            yield PlanRow(**dict(zip(self.columns, values, strict=True)))
 
-    def _doublings(self) -> list[int]:
-        """The rows nearest to powers of two, and the last."""
-        workers = np.array(self.columns["workers"])
-        wanted = doublings(int(workers.min()), int(workers.max()))
-        return sorted({int(np.abs(workers - w).argmin()) for w in wanted})
+    def _doublings(self) -> Integers:
+        """The rows nearest to doublings of the first, and the last."""
+        workers = self.columns["workers"]
+        return np.unique([np.abs(workers - w).argmin() for w in doublings(int(workers[0]), int(workers[-1]))])
 
 
 def doublings(first: int, last: int) -> tuple[int, ...]:

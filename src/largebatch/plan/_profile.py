@@ -47,19 +47,20 @@ class Scan:
         batches = np.array([cell.batch_size for cell in cells])
         # Beyond these the curve is flat, or straight through 0, within one part in 10⁴.
         flat, steep = 1e-4 / float(batches.max()), 1e4 / float(batches.min())
-        scan = cls._at(np.concatenate([[0.0], np.geomspace(flat, steep, _POINTS)]), cells, scatter, level)
+        scan = cls._at(_from_zero(0.0, flat, steep), cells, scatter, level)
         for _ in range(2):
-            (inside,) = np.nonzero(scan._inside)
-            low, high = float(scan.c[max(inside[0] - 1, 0)]), float(scan.c[min(inside[-1] + 1, len(scan.c) - 1)])
-            c: Floats = np.geomspace(max(low, flat), max(high, 2 * flat), _POINTS)
-            scan = cls._at(np.concatenate([[0.0], c]) if low == 0 else c, cells, scatter, level)
+            inside = scan._inside
+            first, last = int(inside.argmax()) - 1, len(inside) - int(inside[::-1].argmax())
+            low, high = float(scan.c[max(first, 0)]), float(scan.c[min(last, len(inside) - 1)])
+            scan = cls._at(_from_zero(low, flat, max(high, 2 * flat)), cells, scatter, level)
         return scan
 
     @classmethod
     def _at(cls, c: Floats, cells: Sequence[BatchRuns], scatter: float, level: float) -> "Scan":
-        batches, means, errors = np.array([(x.batch_size, x.log_mean, x.log_stderr) for x in cells]).T  # (m,) each
+        table: Floats = np.array([(x.batch_size, x.log_mean, x.log_stderr) for x in cells])
+        batches, means, errors = table.T  # (m,) each
         weights = 1 / (scatter + errors**2)
-        above = means - np.log1p(np.outer(c, batches))  # (k, m): ln E_min as each batch has it
+        above = means - np.log1p(c[:, None] * batches)  # (k, m): ln E_min as each batch has it
         a = above @ weights / weights.sum()
         q = (above - a[:, None]) ** 2 @ weights
         best, freedom = int(q.argmin()), len(cells) - 2
@@ -76,15 +77,16 @@ class Scan:
     def critical(self) -> tuple[float, float, float]:
         """B_crit: best, low, high; from 0 to infinity, which the ends of the scan stand for."""
         inside = self.c[self._inside]
-        low = 0.0 if inside[-1] == self.c[-1] and self.limit > self.q[-1] else 1 / float(inside[-1])
-        best, high = (1 / float(c) if c > 0 else math.inf for c in (self.c[self.best], inside[0]))
+        best, low, high = (1 / float(c) if c > 0 else math.inf for c in (self.c[self.best], inside[-1], inside[0]))
+        if inside[-1] == self.c[-1]:  # the scan itself ended here
+            low = 0.0
         return best, low, high
 
     def log_interval(self, batch_size: Floats, *, new_batch: bool = False) -> tuple[Floats, Floats, Floats]:
         """ln E(B): best, low, high, (n,) each; of a batch with its own u for `new_batch`, else of the curve."""
         inside = self._inside
         c, a = self.c[inside], self.a[inside]
-        log_e = a[:, None] + np.log1p(np.outer(c, batch_size))  # (k, n)
+        log_e = a[:, None] + np.log1p(c[:, None] * batch_size)  # (k, n)
         variance = self.variance + (self.scatter if new_batch else 0.0)
         half = np.sqrt(np.maximum(self.limit - self.q[inside], 0) * variance)[:, None]
         best = self.a[self.best] + np.log1p(self.c[self.best] * batch_size)
@@ -98,3 +100,9 @@ class Scan:
             log_s, best = self.a[inside] + np.log(self.c[inside]), self.a[self.best] + np.log(self.c[self.best])
         low = -math.inf if self._inside[0] and self.c[0] == 0 else float((log_s - half).min())
         return float(best), low, float((log_s + half).max(initial=float(best)))
+
+
+def _from_zero(low: float, flat: float, high: float) -> Floats:
+    """1/B_crit from `low` to `high`, evenly in the logarithm; what is below `flat` is 0."""
+    c = np.exp(np.linspace(math.log(max(low, flat)), math.log(high), _POINTS))
+    return np.concatenate([[0.0], c]) if low == 0 else c

@@ -7,7 +7,8 @@ batches i, and exp(μ_i) is the median over seeds. The likelihood of a run is th
 σ maximises the restricted likelihood, in which every μ_i is integrated out (Harville 1974, Biometrika 61:383): with exact
 values that is the usual s² with N − m degrees of freedom, so few seeds do not bias it. μ_i and its variance are those
 of the normalised likelihood at this σ; where all seeds fall into one period that is the period's middle and
-width²/12, not 0.
+width²/12, not 0. Where the period is longer than the spread of the seeds, where in it they fall is no chance; intervals
+then cover a little less than they say (simulated: 92.6 % for 95, at a period of a third of the value and 4 seeds).
 """
 
 import math
@@ -110,9 +111,8 @@ def _grid(intervals: Floats, sigma: float) -> Floats:
     known = intervals[:, np.isfinite(intervals).all(axis=0)]
     ends = intervals[np.isfinite(intervals)]
     if known.shape[1] < intervals.shape[1]:
-        wide: Floats = np.linspace(ends.min() - _REACH * sigma, ends.max() + _REACH * sigma, 4 * _NODES)
-        return wide
+        start, stop = float(ends.min()), float(ends.max())
+        return np.linspace(start - _REACH * sigma, stop + _REACH * sigma, 4 * _NODES)
     middle, width = float(known.mean()), float(np.max(known[1] - known[0]))
     reach = _REACH * sigma / math.sqrt(known.shape[1]) + width
-    unit: Floats = np.linspace(-1.0, 1.0, _NODES)
-    return middle + reach * unit
+    return np.linspace(middle - reach, middle + reach, _NODES)

@@ -107,11 +107,19 @@ class HyperbolaFit(SamplesToTarget):
         return "\n".join(lines)
 
     def _predict(self, batch_size: Floats, seeds: float) -> tuple[Floats, Floats, Floats]:
-        freedom = sum(cell.runs for cell in self._means) - len(self._means)
-        # A median of seeds is known as well as σ is: its share is added to the profile's, in squares.
-        own = student_quantile(freedom, self.level) * self.seed_noise.value / math.sqrt(seeds) if freedom else 0.0
-        value, low, high = self._scan.log_interval(batch_size, new_batch=True)
-        return np.exp(value), np.exp(value - np.hypot(value - low, own)), np.exp(value + np.hypot(high - value, own))
+        """Median, low, high, in `unit`; the variances of the profile and of the seeds add."""
+        between, within = len(self._means) - 2, sum(cell.runs for cell in self._means) - len(self._means)
+        value, *ends = self._scan.log_interval(batch_size, new_batch=True)
+        own = self.seed_noise.value**2 / seeds if within else 0.0
+        distances: list[Floats] = []
+        for end in ends:
+            profile = ((end - value) / student_quantile(between, self.level)) ** 2 if between else (end - value) ** 2
+            total = profile + own
+            # Satterthwaite 1946, Biometrics Bulletin 2:110: the degrees of freedom of a sum of variances.
+            terms = profile**2 / max(between, 1) + own**2 / max(within, 1)
+            freedom = total**2 / np.where(terms > 0, terms, 1.0)
+            distances.append(student_quantile(np.maximum(freedom, 1.0), self.level) * np.sqrt(total))
+        return np.exp(value), np.exp(value - distances[0]), np.exp(value + distances[1])
 
     @property
     def _means(self) -> list[BatchRuns]:
@@ -123,9 +131,9 @@ class HyperbolaFit(SamplesToTarget):
 
 
 def fit_hyperbola(
-    reached: Mapping[float, Sequence[float]],
+    reached: Mapping[int, Sequence[float]],
     *,
-    missed: Mapping[float, Sequence[float]] | None = None,
+    missed: Mapping[int, Sequence[float]] | None = None,
     period: float | None = None,
     unit: str = "samples",
     samples_per_unit: float = 1.0,
@@ -267,8 +275,8 @@ def _verdict(fit: HyperbolaFit) -> dict[str, bool | str]:
 
 
 def _refuse_bad_runs(
-    reached: Mapping[float, Sequence[float]],
-    missed: Mapping[float, Sequence[float]],
+    reached: Mapping[int, Sequence[float]],
+    missed: Mapping[int, Sequence[float]],
     period: float | None,
     samples_per_unit: float,
     level: float,

@@ -86,7 +86,9 @@ class StepTime(Result):
         """T_grad: until the slowest of the workers is done; broadcast."""
         w, n = np.asarray(workers, np.float64), np.asarray(local_batch_size, np.float64)
         mean = self.fixed_seconds + self.seconds_per_sample * n
-        return mean * (1 + self.jitter * expected_maximum(w)) + self.delay_seconds * (harmonic_number(w) - 1)
+        if self.delay_seconds:
+            return mean + self.delay_seconds * (harmonic_number(w) - 1)
+        return mean * (1 + self.jitter * expected_maximum(w)) if self.jitter else mean + np.zeros_like(w)
 
     def network_seconds(self, workers: ArrayLike) -> Floats:
         """T_net: of one all-reduce of the gradients, shaped like `workers`."""
