@@ -173,6 +173,13 @@ def test_three_mistakes_are_reported_together(here, capsys):
     assert all(word in message for word in ("lr", "optimizer", "duration", "did you mean 'sgd'"))
 
 
+def test_mistakes_of_different_options_are_reported_together(here, capsys):
+    words = ["--batch", "0", "--set", "momentum=3", "--micro-batch-size", "0", "--checkpoint-every", "foo"]
+    err = fails(capsys, "train", "my_task.py:task", *words)
+    for part in ("batch", "momentum", "micro_batch_size: expected at least 1", "checkpoint_every: "):
+        assert part in err
+
+
 def test_a_task_without_a_recipe_is_refused(here, capsys):
     assert "brings no recipe" in fails(capsys, "train", "my_task.py:bare")
 

@@ -77,6 +77,9 @@ def test_weights_that_explode_are_reported_with_the_step_and_advice(tmp_path):
     assert run.status == "diverged"
     assert run.reason.startswith("diverged at step ")
     assert "try gradual warmup" in run.reason
+    good = run.reason.rpartition("the last good checkpoint is ")[2]
+    assert Path(good).parent == tmp_path / "checkpoints"
+    assert Path(good).is_dir()
     assert run.updates < 20 * 4
     assert fit(small_tasks.task(), recipe, out=tmp_path, progress=False).status == "diverged"
     # No checkpoint holds weights that are not finite.

@@ -221,6 +221,37 @@ def test_a_weighted_loss_is_divided_by_the_global_weight():
         torch.testing.assert_close(found.detach(), (p - 0.1 * p.grad).detach(), rtol=1e-11, atol=1e-13)
 
 
+def masked(outputs, targets):
+    """Nothing of class 3 counts."""
+    values = torch.nn.functional.cross_entropy(outputs, targets, reduction="none")
+    return values, (targets != 3).to(values.dtype)
+
+
+def test_a_batch_whose_targets_are_all_masked_changes_nothing():
+    inputs, targets = small_tasks.data(64)
+    nothing = targets * 0 + 3
+    options = {"duration": "1steps", "weight_decay": 0.0}
+    task = small_tasks.task(loss=masked, metrics={}, train=(inputs, nothing), test=(inputs, targets))
+    with pytest.raises(ValueError, match="the weights of the loss are all 0: unmask some, or leave the split out"):
+        fit(task, small_tasks.recipe(**options), progress=False)
+    half = small_tasks.task(
+        loss=masked, metrics={}, train=(inputs.repeat(2, 1), torch.cat([nothing, targets])), test=(inputs, targets)
+    )
+    run = fit(half, small_tasks.recipe(16, **(options | {"duration": "3ep"})), progress=False)
+    assert run.status == "finished", run.reason
+
+
+def test_the_model_that_is_returned_trains_in_anybodys_loop():
+    """Ghost batch norm moves its statistics at each forward pass again, and dropout draws from torch's generator."""
+    model = fit(small_tasks.task(small_tasks.with_dropout), small_tasks.recipe(duration="1ep"), progress=False).model
+    model.train()
+    before = model[1].running_mean.clone()
+    x = small_tasks.data(32)[0]
+    first = model(x)
+    assert not torch.equal(model[1].running_mean, before)
+    assert not torch.equal(model(x), first)
+
+
 def test_clipping_acts_on_the_aggregate_and_not_on_micro_batches():
     options = {"duration": "1steps", "momentum": 0.0, "nesterov": False, "weight_decay": 0.0, "schedule": "constant"}
     recipe = small_tasks.recipe(64, clip_norm=0.01, **options)

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 import small_tasks
+from largebatch import core
 from largebatch.results import RunFolder
 from largebatch.train import fit
 from ranks import CONTEXT, run_ranks
@@ -95,6 +96,24 @@ def test_a_damaged_checkpoint_is_passed_over_and_the_user_told(name, tmp_path):
     assert newest.name in notes[0]
     assert "continued from" in notes[0]
     assert rows_of(path) == rows_of(tmp_path / "whole")
+
+
+def test_a_checkpoint_that_was_passed_over_is_no_longer_among_the_last(tmp_path):
+    folder = tmp_path / "run"
+    fit(small_tasks.task(), small_tasks.recipe(duration="4ep"), out=folder, progress=False)
+    (folder / "result.json").unlink()
+    for samples in ("609", "812"):
+        (folder / "checkpoints" / samples / "training.pt").write_bytes(b"")
+    fit(small_tasks.task(), small_tasks.recipe(duration="4ep"), out=folder, checkpoint_every="5steps", progress=False)
+    for path in (folder / "checkpoints").iterdir():
+        core.read_checkpoint(path)
+
+
+def test_a_damaged_result_is_named(tmp_path):
+    fit(small_tasks.task(), small_tasks.recipe(duration="1ep"), out=tmp_path, progress=False)
+    (tmp_path / "result.json").write_text('{"status"')
+    with pytest.raises(ValueError, match=r"result\.json: expected JSON, got .* delete the file, or restore it"):
+        fit(small_tasks.task(), small_tasks.recipe(duration="1ep"), out=tmp_path, progress=False)
 
 
 def test_a_resume_at_another_world_size_sees_the_same_batches(tmp_path):

@@ -89,3 +89,18 @@ def test_evaluation_keeps_to_the_micro_batch():
         progress=False,
     )
     assert Longest.largest <= 17  # a remainder of one joins its neighbour
+
+
+class HungryWhenEvaluated(Hungry):
+    """Runs out of memory above LIMIT samples in evaluation."""
+
+    def forward(self, x):
+        if not self.training and len(x) > LIMIT:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return self.inner(x)
+
+
+def test_evaluation_is_halved_until_it_fits():
+    hungry = fit(small_tasks.task(HungryWhenEvaluated), small_tasks.recipe(duration="1ep"), progress=False)
+    plain = fit(small_tasks.task(), small_tasks.recipe(duration="1ep"), progress=False)
+    assert hungry.metrics == pytest.approx(plain.metrics, rel=1e-12)

@@ -2,17 +2,20 @@
 
 import os
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 from largebatch.cli._output import duration, print_json
 
 if TYPE_CHECKING:
     from largebatch.recipe import Recipe
-    from largebatch.train import Preview, Run
+    from largebatch.train import Execution, Preview, Run
 
 __all__ = ["TrainCommand", "run_training"]
+
+T = TypeVar("T")
 
 
 @dataclass
@@ -69,20 +72,15 @@ def run_training(command: TrainCommand, words: list[str]) -> int:
         return train.launch(words, command.workers)
     from largebatch import tasks
     from largebatch.core import data_size
-    from largebatch.recipe import Duration
 
     task = tasks.find(command.task)
-    recipe = _recipe(command, task.recipe)
-    execution = train.Execution(
-        command.device, command.micro_batch_size, command.loader_workers, command.channels_last, command.compile
-    )
+    recipe, execution = _settle(command, task.recipe)
     if command.dry_run:
         expected = train.preview(task, recipe, workers=command.workers, execution=execution, seed=command.seed)
         print_json(expected.to_json()) if command.json else print(_describe_preview(expected), end="")
         return 0
     is_first = os.environ.get("RANK", "0") == "0"
     train.prepare(task, recipe, execution, seed=command.seed)  # a mistake is said alone
-    Duration.parse(command.checkpoint_every)
     if is_first:
         sys.stderr.write(_describe_changes(recipe))
         for warning in recipe.warnings(data_size(task.train)):
@@ -99,13 +97,42 @@ def run_training(command: TrainCommand, words: list[str]) -> int:
     return 1 if run.status == "diverged" else 0
 
 
-def _recipe(command: TrainCommand, recipe: "Recipe | None") -> "Recipe":
+def _settle(command: TrainCommand, recipe: "Recipe | None") -> "tuple[Recipe, Execution]":
+    """The recipe and the machine as the options say.
+
+    Raises:
+        ValueError: with the mistakes of all options together.
+    """
+    from largebatch.train import Execution, checkpoint_interval
+
     if recipe is None:
         raise ValueError(f"task {command.task}: brings no recipe; give it one: Task(…, recipe=Recipe(256, lr=0.1))")
-    if command.batch is not None:
+    mistakes: list[str] = []
+
+    def attempt(make: Callable[[], T], otherwise: T) -> T:
+        try:
+            return make()
+        except ValueError as error:
+            mistakes.append(str(error))
+            return otherwise
+
+    batch, own = command.batch, recipe
+    if batch is not None:
         warmup = None if command.warmup == "none" else "auto"
-        recipe = recipe.at(command.batch, budget=command.budget, rule=command.rule, warmup=warmup)
-    return recipe.override(command.set)
+        recipe = attempt(lambda: own.at(batch, budget=command.budget, rule=command.rule, warmup=warmup), own)
+    moved = recipe
+    recipe = attempt(lambda: moved.override(command.set), moved)
+    execution = attempt(
+        lambda: Execution(
+            command.device, command.micro_batch_size, command.loader_workers, command.channels_last, command.compile
+        ),
+        Execution(),
+    )
+    attempt(execution.resolve_device, None)
+    attempt(lambda: checkpoint_interval(command.checkpoint_every), None)
+    if mistakes:
+        raise ValueError("\n".join(mistakes))
+    return recipe, execution
 
 
 def _describe_changes(recipe: "Recipe") -> str:

@@ -3,6 +3,7 @@
 from largebatch.core._batchnorm import GhostBatchNorm, has_batch_norm, swap_batchnorm
 from largebatch.core._checkpoint import (
     Checkpoint,
+    discard_checkpoints,
     latest_checkpoint,
     prune_checkpoints,
     read_checkpoint,
@@ -69,6 +70,7 @@ __all__ = [
     "cut",
     "data_size",
     "derive",
+    "discard_checkpoints",
     "discard_statistics",
     "displaced",
     "distance_",

@@ -18,7 +18,14 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-__all__ = ["Checkpoint", "latest_checkpoint", "prune_checkpoints", "read_checkpoint", "write_checkpoint"]
+__all__ = [
+    "Checkpoint",
+    "discard_checkpoints",
+    "latest_checkpoint",
+    "prune_checkpoints",
+    "read_checkpoint",
+    "write_checkpoint",
+]
 
 MODEL, TRAINING, CHECKSUMS = "model.safetensors", "training.pt", "checksums.json"
 
@@ -98,6 +105,13 @@ def prune_checkpoints(folder: Path, keep_last: int, also: set[int]) -> None:
     paths = sorted(_paths(folder), key=lambda path: int(path.name))
     for path in paths[:-keep_last]:
         if int(path.name) not in also | {0}:
+            shutil.rmtree(path)
+
+
+def discard_checkpoints(folder: Path, after: int) -> None:
+    """Delete those of more than `after` samples: damaged ones that were passed over would count among the last kept."""
+    for path in _paths(folder):
+        if int(path.name) > after:
             shutil.rmtree(path)
 
 

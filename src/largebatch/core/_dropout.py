@@ -34,6 +34,10 @@ class KeyedDropout(nn.Dropout):
         """The next samples are those from position `start` of the global batch `key`."""
         self._seed, self._key, self._start, self._calls = seed, key, start, 0
 
+    def release(self) -> None:
+        """Draw from torch's generator again, as nn.Dropout does."""
+        self._key = None
+
     def forward(self, input: Tensor) -> Tensor:
         """input: (samples, …)."""
         if not self.training or self.p == 0.0 or self._key is None:

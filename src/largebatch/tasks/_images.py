@@ -60,7 +60,7 @@ class ImageFolder(Dataset[tuple[Tensor, Tensor]]):
         _pillow()  # now, not at the first image
         self._augment = augment
         self._folder = folder
-        self.classes, self._names, self._targets = _listing(folder)
+        self.classes, self._names, self.targets = _listing(folder)
 
     def __len__(self) -> int:
         return len(self._names)
@@ -71,7 +71,7 @@ class ImageFolder(Dataset[tuple[Tensor, Tensor]]):
         Raises:
             ValueError: Pillow cannot decode the file; names it.
         """
-        target = self._targets[index]
+        target = self.targets[index]
         image = _decode(self._folder / self.classes[target] / self._names[index])
         image = _random_crop(image) if self._augment else _centre_crop(image)
         return _normalised(image), torch.tensor(target)

@@ -3,7 +3,7 @@
 from largebatch.train._augment import build_augmentation
 from largebatch.train._check import prepare
 from largebatch.train._execution import Execution
-from largebatch.train._fit import fit
+from largebatch.train._fit import checkpoint_interval, fit
 from largebatch.train._identity import build_model, identity
 from largebatch.train._launch import launch, leave_with_parent
 from largebatch.train._layerwise import LAMB, LARS
@@ -30,6 +30,7 @@ __all__ = [
     "build_model",
     "build_optimizer",
     "build_scheduler",
+    "checkpoint_interval",
     "fit",
     "identity",
     "launch",

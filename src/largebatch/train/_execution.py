@@ -1,7 +1,7 @@
 """Execution: how to compute, never what. No field of it may change a result beyond rounding, and none enters a digest."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
@@ -10,7 +10,7 @@ from torch import nn
 
 from largebatch.recipe import Recipe
 
-__all__ = ["Execution", "autocast_of", "dtype_of", "prepare_model"]
+__all__ = ["Execution", "autocast_of", "dtype_of", "of_this_rank", "prepare_model"]
 
 
 @dataclass(frozen=True)
@@ -47,14 +47,21 @@ class Execution:
         if self.device is None:
             if not torch.cuda.is_available():
                 return torch.device("cpu")
-            return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+            return of_this_rank(torch.device("cuda"), os.environ)
         try:
             device = torch.device(self.device)
             torch.empty(1, device=device)
         except (RuntimeError, AssertionError) as error:
             reason = str(error).splitlines()[0]
             raise ValueError(f"device: cannot use {self.device!r}: {reason}; use cpu, cuda or cuda:N") from error
+        return of_this_rank(device, os.environ)
+
+
+def of_this_rank(device: torch.device, environment: Mapping[str, str]) -> torch.device:
+    """A GPU for each rank of a machine where "cuda" names none."""
+    if device.type != "cuda" or device.index is not None:
         return device
+    return torch.device("cuda", int(environment.get("LOCAL_RANK", "0")))
 
 
 def dtype_of(recipe: Recipe) -> torch.dtype:

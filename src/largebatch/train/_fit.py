@@ -17,7 +17,7 @@ from largebatch.train._run import Run
 from largebatch.train._signals import stop_requests
 from largebatch.train._store import RunStore
 
-__all__ = ["fit"]
+__all__ = ["checkpoint_interval", "fit"]
 
 LOOKS_PER_EPOCH = 20  # rows of the log; each costs about as much as two optimiser steps
 

@@ -33,7 +33,7 @@ from largebatch.core import (
 from largebatch.recipe import Recipe
 from largebatch.train._execution import autocast_of
 
-__all__ = ["BatchSums", "GlobalGradient", "Share"]
+__all__ = ["BatchSums", "GlobalGradient", "Share", "is_out_of_memory"]
 
 
 @dataclass(frozen=True)
@@ -113,15 +113,17 @@ class GlobalGradient:
                 with nullcontext() if is_first else frozen_statistics(self.model):
                     return self._accumulate(share, parts, is_first)
             except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-                if not _is_out_of_memory(error):
+                if not is_out_of_memory(error):
                     raise
                 self._make_smaller(share, error)
                 if is_first:  # a later pass counted none, and those of the first still wait for their commit
                     discard_statistics(self.model)
 
     def close(self) -> None:
-        """Remove the hooks from the parameters."""
+        """Remove the hooks from the parameters; dropout draws from torch's generator again."""
         self._sum.close()
+        for layer in self._dropouts:
+            layer.release()
 
     def _accumulate(self, share: Share, parts: int, is_first: bool) -> BatchSums:
         pieces = self._split(share, -(-parts // self._world.size))
@@ -168,8 +170,9 @@ class GlobalGradient:
         extras = torch.cat([sums, pending_statistics(self.model).to(sums)]) if several and is_first else sums
         extras = self._sum.finish(extras)
         count = extras[1]
-        if weighted:
+        if weighted:  # a batch whose every target is masked has gradient 0, not 0 ÷ 0
             grads = [p.grad for p in self._parameters if p.grad is not None]
+            count = torch.where(count == 0, torch.ones_like(count), count)
             torch._foreach_div_(grads, count)
         return BatchSums(
             count=count,
@@ -238,5 +241,6 @@ class _Splitter:
         return Partials(counts[present], norms[present] * (scale / counts[present]) ** 2)
 
 
-def _is_out_of_memory(error: Exception) -> bool:
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether a device, or the system, refused memory; not all say so by the type."""
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)

@@ -93,8 +93,12 @@ def _start(arguments: Sequence[str], rank: int, workers: int, scratch: Path) -> 
 
 
 def _wait(children: "Sequence[subprocess.Popen[bytes]]") -> list[int]:
-    """Exit codes by rank; once one rank has failed, the others get a moment, as they may wait for it for ever."""
+    """Exit codes by rank; once one rank has failed, the others get a moment, as they may wait for it for ever.
+
+    A rank that is ended here for that reason has failed no more than by waiting: its code is 1.
+    """
     deadline = None
+    ended: set[int] = set()
     while any(child.poll() is None for child in children):
         if deadline is None and any(child.poll() not in (None, 0) for child in children):
             deadline = time.monotonic() + GRACE_SECONDS
@@ -102,17 +106,18 @@ def _wait(children: "Sequence[subprocess.Popen[bytes]]") -> list[int]:
             for child in children:
                 if child.poll() is None:
                     child.kill()
-                    child.wait()
+                    ended.add(child.pid)
             break
         time.sleep(0.02)
-    return [child.wait() for child in children]
+    codes = [child.wait() for child in children]
+    return [1 if child.pid in ended else code for child, code in zip(children, codes, strict=True)]
 
 
 def _verdict(codes: list[int], scratch: Path) -> int:
-    # Rank 0 has said what happened, unless it failed because another did: then all it knows is a lost connection.
+    # Rank 0 has said what happened, unless another crashed: then all it knows is a lost connection.
     said = {rank: (scratch / f"{rank}.stderr").read_text(errors="replace") for rank in range(1, len(codes))}
-    crashed = [rank for rank in said if "Traceback" in said[rank] or codes[rank] < 0]
-    if codes[0] in (0, 2, 130, 143) or (codes[0] == 1 and not crashed):
+    crashed = [rank for rank in said if codes[rank] < 0 or "Traceback" in said[rank]]
+    if codes[0] >= 0 and not crashed:
         return codes[0]
     for rank in crashed or [0]:
         sys.stderr.write(

@@ -136,6 +136,7 @@ class Training:
                     return "stopped", f"stopped by {cause}; the same call continues it", None
         finally:
             gradient.close()
+            swap_batchnorm(self.model, recipe.ghost_batch_size)  # outside this loop nothing would commit its statistics
         return "finished", "", optimizer.state_dict()
 
     def _update(self, share: Share, timeline: Timeline, optimizer: Any, gradient: GlobalGradient) -> BatchSums:
@@ -232,6 +233,8 @@ class Training:
 
     def _result(self, status: Status, reason: str) -> Run:
         state = self.state
+        if status == "diverged" and self.store.saved_samples is not None:
+            reason += f"; the last good checkpoint is {self.store.path}/checkpoints/{self.store.saved_samples}"
         state.seconds += time.perf_counter() - self.begun
         metrics: dict[str, float] = {}
         if status != "stopped":

@@ -17,6 +17,7 @@ from largebatch.core import (
     Observer,
     Task,
     World,
+    discard_checkpoints,
     latest_checkpoint,
     prune_checkpoints,
     squared_norm,
@@ -48,6 +49,8 @@ class RunStore:
         self._device = device
         self.folder = RunFolder(path) if path is not None and world.is_first else None
         self.notes: list[str] = []
+        self.saved_samples: int | None = None
+        """Of the newest good checkpoint."""
 
     @property
     def exists(self) -> bool:
@@ -65,8 +68,8 @@ class RunStore:
         found = b""
         if self.folder is not None:
             self._check_identity(self.folder)
-            result = self.folder.path / "result.json"
-            found = result.read_bytes() if result.exists() else b""
+            is_ended = self.folder.read("result.json") is not None  # names the file where it is damaged
+            found = (self.folder.path / "result.json").read_bytes() if is_ended else b""
         found = self._world.broadcast_bytes(found, self._device)
         if not found:
             return None
@@ -85,14 +88,18 @@ class RunStore:
         self.folder.write("environment.json", _environment(self._world))
 
     def resume(self) -> Checkpoint | None:
-        """The newest good checkpoint, on every rank; damaged ones become notes. Later log rows are cut off."""
+        """The newest good checkpoint, on every rank; damaged ones become notes and go. Later log rows are cut off."""
         checkpoint = self._newest()
+        self.saved_samples = None if checkpoint is None else checkpoint.samples
         if self.folder is not None:
-            self.folder.cut_back(-1 if checkpoint is None else checkpoint.samples)
+            used = -1 if checkpoint is None else checkpoint.samples
+            self.folder.cut_back(used)
+            discard_checkpoints(self.folder.checkpoints, after=used)
         return checkpoint
 
     def save(self, state: State, model: nn.Module, optimizer: Any, observers: Sequence[Observer]) -> None:
         """Write a checkpoint and delete those no longer needed."""
+        self.saved_samples = state.samples
         if self.folder is None:
             return
         training = {
