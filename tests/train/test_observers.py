@@ -5,10 +5,10 @@ import torch
 
 import small_tasks
 from largebatch import core
-from largebatch.core import Partials, Request
-from largebatch.curvature import LambdaMax, hessian_product, power_iteration
+from largebatch.core import Partials, Request, View
+from largebatch.curvature import LambdaMax
 from largebatch.noise import NoiseScale, noise_and_signal
-from largebatch.tasks import NoisyQuadratic
+from largebatch.tasks import LogisticRegression, NoisyQuadratic
 from largebatch.train import TensorBoard, fit
 from ranks import run_ranks
 
@@ -119,17 +119,45 @@ def quadratic():
     return NoisyQuadratic(hessian, torch.eye(3, dtype=torch.float64), torch.ones(3, dtype=torch.float64))
 
 
-def test_lambda_max_of_a_quadratic_is_exact_within_its_residual():
+def look(tracker, risk, update=0, lr=0.1):
+    tracker.see(View(update, 0, 0.0, 0, 32, lr, torch.zeros(()), risk=risk))
+    return tracker.rows[-1]
+
+
+def test_lambda_max_of_a_quadratic_is_exact_within_its_bound_and_cheaper_when_seen_again():
     problem = quadratic()
     task = problem.task()
-    model = task.model().double()
-    risk = core.Risk(model, task.loss, task.train, batch_size=7)
-    vector = torch.tensor([1.0, -1.0, 2.0], dtype=torch.float64)
-    torch.testing.assert_close(hessian_product(risk, vector), problem.curvature @ vector, rtol=1e-10, atol=1e-12)
-    top = power_iteration(risk, tolerance=1e-6)
-    assert abs(top.value - 5.0) <= top.residual + 1e-9
-    assert top.residual <= 5e-6
-    assert power_iteration(risk, start=top.vector).products == 1
+    risk = core.Risk(task.model(), task.loss, task.train, batch_size=7)
+    tracker = LambdaMax(every=1, tolerance=1e-6)
+    first, second = look(tracker, risk), look(tracker, risk, update=1)
+    for row in (first, second):
+        assert abs(row["lambda_max"] - 5.0) <= row["residual"] + 1e-9
+        assert row["residual"] <= 5e-6
+        assert row["sharpness_times_lr"] == pytest.approx(0.5)
+    assert list(first) == ["update", "lambda_max", "residual", "sharpness_times_lr", "products"]
+    assert second["products"] <= first["products"] == 3
+
+
+def test_a_look_after_the_first_costs_two_to_five_products():
+    tracker = LambdaMax(every=5)
+    fit(small_tasks.task(), small_tasks.recipe(), observers=[tracker], progress=False)
+    first, *later = [row["products"] for row in tracker.rows]
+    assert len(later) == 9
+    assert max(later) <= 5
+    assert sum(later) / len(later) < first
+
+
+def test_a_look_at_a_subset_has_its_sampling_error():
+    """The error of 128 of 2,000 examples, against the spread of the largest eigenvalue over such subsets."""
+    task = LogisticRegression.generate(2000).task()
+    model = task.model()
+    risk = core.Risk(model, task.loss, task.train, batch_size=500)
+    exact = look(LambdaMax(every=1, tolerance=1e-6), risk)
+    rows = [look(LambdaMax(every=1, samples=128, seed=seed), risk) for seed in range(30)]
+    assert "sampling_error" not in exact
+    errors = torch.tensor([row["sampling_error"] for row in rows])
+    spread = torch.tensor([row["lambda_max"] for row in rows]).std()
+    assert 0.5 < float(spread / errors.mean()) < 2.0
 
 
 def track(size_hint):
@@ -160,6 +188,18 @@ def test_tensorboard_gets_the_curves_by_samples(tmp_path):
     events = EventAccumulator(str(tmp_path)).Reload()
     assert {"train/loss", "optim/lr", "optim/gradient_norm", "epoch/held_out_accuracy"} <= set(events.Tags()["scalars"])
     assert [point.step for point in events.Scalars("epoch/train_loss")] == [203, 406]
+
+
+def test_tensorboard_forgets_what_a_run_that_begins_again_had_written(tmp_path):
+    """Killed before its first checkpoint, a run starts at 0 samples: its old points must not stay beside the new."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    for value in (1.0, 2.0):
+        board = TensorBoard(tmp_path, every=1)
+        board.see_epoch(core.EpochView(0, 0, 1, 64, 1.0, {"train_loss": value}))
+        board.see_epoch(core.EpochView(1, 0, 2, 128, 1.0, {"train_loss": value}))
+    events = EventAccumulator(str(tmp_path)).Reload()
+    assert [(point.step, point.value) for point in events.Scalars("epoch/train_loss")] == [(64, 2.0), (128, 2.0)]
 
 
 def test_tensorboard_that_is_not_installed_says_how_to_install_it(tmp_path, monkeypatch):

@@ -98,8 +98,8 @@ def density(operator: Any, *, steps: int = 40, probes: int = 4, seed: int = 0) -
                 krylov.step()
                 bar.update()
             products += krylov.steps
-            values, _, coordinates = krylov.ritz()
-            rows.append((values, coordinates[0].square()))
+            ritz = krylov.ritz()
+            rows.append((ritz.values, ritz.coordinates[0].square()))
     return Density(_padded(rows, 0, length), _padded(rows, 1, length), operator.shape[0], products)
 
 

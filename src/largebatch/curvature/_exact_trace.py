@@ -79,7 +79,7 @@ def _root(risk: Risk, outputs: Tensor, targets: Tensor) -> tuple[list[tuple[Tens
     ]
     values, vectors = torch.linalg.eigh(torch.stack(rows, dim=1).double())  # (n, C), (n, C, C)
     largest = values.abs().amax(dim=0)
-    kept = [c for c in range(size) if largest[c] > torch.finfo(outputs.dtype).eps * largest.max()]
+    kept = [c for c in range(size) if largest[c] > 100 * torch.finfo(outputs.dtype).eps * largest.max()]
     roots = vectors * values.abs().sqrt()[:, None, :]
     return [(roots[:, :, c].reshape(outputs.shape).to(outputs.dtype), values[:, c].sign()) for c in kept], weight
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from largebatch.core import Risk, total, unflatten, weigh
-from largebatch.curvature._graphs import Graphs, KeepGraph
+from largebatch.curvature._graphs import Graphs, KeepGraph, gradient_graph
 
 __all__ = ["GGN"]
 
@@ -72,9 +72,5 @@ class GGN:
         value, weight = total(*weigh(self.risk.loss(inner, targets), len(inputs)))
         (loss_gradient,) = torch.autograd.grad(value, inner, create_graph=True, materialize_grads=True)
         cotangent = torch.ones_like(outputs).requires_grad_()
-        if not outputs.requires_grad:
-            return _Linearised(outputs, cotangent, [None] * len(self.risk.parameters), inner, loss_gradient), weight
-        grads = torch.autograd.grad(outputs, self.risk.parameters, cotangent, create_graph=True, materialize_grads=True)
-        return _Linearised(
-            outputs, cotangent, [g if g.requires_grad else None for g in grads], inner, loss_gradient
-        ), weight
+        pullback = gradient_graph(outputs, self.risk.parameters, cotangent)
+        return _Linearised(outputs, cotangent, pullback, inner, loss_gradient), weight

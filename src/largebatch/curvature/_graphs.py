@@ -18,7 +18,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from largebatch.core import Risk, squared_norm, unflatten
 
-__all__ = ["Graphs", "KeepGraph", "free_bytes", "is_out_of_memory", "twice_differentiable"]
+__all__ = ["Graphs", "KeepGraph", "free_bytes", "gradient_graph", "is_out_of_memory", "twice_differentiable"]
 
 KeepGraph = Literal["auto"] | bool
 
@@ -26,6 +26,7 @@ Graph = TypeVar("Graph")
 
 SHARE = 0.5  # of the free memory: the solver's own vectors need some, and the estimate is one
 COUNTED_SAMPLES = 32
+PASS_SAMPLES = 256
 
 
 @final
@@ -100,7 +101,7 @@ class Graphs(Generic[Graph]):
         self._kept = []
         risk.passes += 1.0
         with risk.measuring(), twice_differentiable():
-            for number, (inputs, targets) in enumerate(risk.batches()):
+            for number, (inputs, targets) in enumerate(self._passes()):
                 if number == 0 and self._is_keeping and self.keep == "auto":
                     self._is_keeping = self._fits(inputs, targets)
                 graph, weight = self._build(inputs, targets)
@@ -113,6 +114,13 @@ class Graphs(Generic[Graph]):
             self._weight, misfits = risk.world.sum(sums).split(1)
             if misfits:
                 self._kept, self._is_keeping = [], False
+
+    def _passes(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """The batches, on a CPU in pieces whose activations its cache holds, unless a batch's statistics are its own."""
+        is_cut = self.risk.device.type == "cpu" and self.risk.batch_norm != "batch"
+        for inputs, targets in self.risk.batches():
+            size = PASS_SAMPLES if is_cut else max(1, len(inputs))
+            yield from zip(inputs.split(size), targets.split(size), strict=True)
 
     def _fits(self, inputs: Tensor, targets: Tensor) -> bool:
         few = min(COUNTED_SAMPLES, len(inputs))
@@ -127,6 +135,16 @@ def twice_differentiable() -> Iterator[None]:
     """Gradients on, and attention written out: its fused kernels have no second derivative, on a CPU either."""
     with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
         yield
+
+
+def gradient_graph(
+    outputs: Tensor, variables: Sequence[Tensor], cotangent: Tensor | None = None
+) -> list[Tensor | None]:
+    """The gradient by each variable with its own graph; None where it is constant, so that nothing is left to derive."""
+    if not outputs.requires_grad:
+        return [None] * len(variables)
+    grads = torch.autograd.grad(outputs, variables, cotangent, create_graph=True, allow_unused=True)
+    return [g if g is not None and g.requires_grad else None for g in grads]
 
 
 def _advised(error: BaseException, batch_size: int) -> BaseException:

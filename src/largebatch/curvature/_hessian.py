@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from largebatch.core import Risk, unflatten
-from largebatch.curvature._graphs import Graphs, KeepGraph
+from largebatch.curvature._graphs import Graphs, KeepGraph, gradient_graph
 
 __all__ = ["Hessian"]
 
@@ -57,8 +57,17 @@ class Hessian:
         self.products += 1
         return self._graphs.mean(term, passes=2.0)
 
+    def gradient(self) -> Tensor:
+        """∇f(x), (P,), from the graphs of the products: where they are kept it costs nothing beside them."""
+        variables = self.risk.parameters
+        parts = [torch.zeros_like(p) for p in variables]
+
+        def term(gradient: list[Tensor | None]) -> list[Tensor]:
+            return [zero if g is None else g.detach() for g, zero in zip(gradient, parts, strict=True)]
+
+        return self._graphs.mean(term, passes=0.0)
+
     def _gradient(self, inputs: Tensor, targets: Tensor) -> tuple[list[Tensor | None], Tensor | int]:
         """The batch's gradient sum, None where it does not depend on the parameters."""
         value, weight = self.risk.loss_sum(inputs, targets)
-        grads = torch.autograd.grad(value, self.risk.parameters, create_graph=True, materialize_grads=True)
-        return [g if g.requires_grad else None for g in grads], weight
+        return gradient_graph(value, self.risk.parameters), weight

@@ -6,10 +6,19 @@ Ritz vector y = Q's, ‖Hy − θy‖ = β·|s_m|, so
 
     |λ − θ| ≤ min(ρ, ρ²/gap),   ρ = β·|s_m|,   gap = distance of θ from the rest of the spectrum
 
-for some eigenvalue λ of H. The second bound (Parlett, section 11.7) takes the gap from the other Ritz values, less their own
-residuals. Every new vector is made orthogonal to all of Q, by one matrix product with Q and one with its transpose, so no
+for some eigenvalue λ of H. The gap of the second bound (Parlett, section 11.7) can only be guessed from the other Ritz
+values, and an eigenvalue that the sequence has not met yet may lie in it: a tenth is believed. On 300 random spectra a value
+said to be within 1e-3 was not in 5.7 % of the cases with the whole gap, in 1.3 % with a tenth, at the cost of one product.
+For the same reason all values but the last have ρ itself within the tolerance, for else one may stand for two eigenvalues,
+and the next Ritz value with its residual stays below the last: else it may overtake.
+
+Every new vector is made orthogonal to all of Q, by one matrix product with Q and one with its transpose, so no
 eigenvalue appears twice that is not there twice ("ghosts"). One sequence sees one vector of each eigenspace: of a multiple
 eigenvalue it finds the copies only where the sequence ends early and a new one is started.
+
+A Hessian that knows its gradient starts from it and a random vector of equal length. Gradients lie largely in the span of
+the top eigenvectors (Gur-Ari, Roberts and Dyer 2018, arXiv 1812.04754): on Keskar's F1 that takes 6 products instead of 8
+for the largest eigenvalue to 1e-3, and of five random starts one missed the fourth, for all its small residuals.
 """
 
 from collections.abc import Sequence
@@ -27,6 +36,8 @@ __all__ = ["Eigenpairs", "Krylov", "Which", "lanczos"]
 Which = Literal["largest", "smallest", "both"]
 
 NEGLIGIBLE = 0.01  # of the largest magnitude: an eigenvalue below it is found to the tolerance of this, not of itself
+ROUNDING = 100.0  # units in the last place of the largest entry: less is no direction of its own
+GAP_SHARE = 0.1  # of the distance to the next Ritz value that is believed to be empty
 RANDOM_SHARE = 0.02  # of a start that is given: so that no direction is missing from it
 
 
@@ -41,6 +52,8 @@ class Eigenpairs:
         vectors: (k, n), orthonormal rows.
         products: with the operator.
         converged: whether every bound is within the tolerance.
+        start: (n,) where to start for an operator nearby: the sum of `vectors` and of the next Ritz vectors, so that an
+            eigenvalue which is about to overtake the wanted ones is not lost from sight.
     """
 
     values: Tensor
@@ -48,6 +61,16 @@ class Eigenpairs:
     vectors: Tensor
     products: int
     converged: bool
+    start: Tensor
+
+
+@dataclass(frozen=True)
+class Ritz:
+    """What a basis of m vectors says about eigenvalues."""
+
+    values: Tensor  # (m,) float64, ascending
+    residuals: Tensor  # (m,), ρ
+    coordinates: Tensor  # (m, m), of the Ritz vectors in the basis, in columns
 
 
 @final
@@ -91,15 +114,14 @@ class Krylov:
             w.add_(self._basis[j - 1], alpha=-self.residual_norm)
         w, beta = self._orthogonal(w, float(torch.linalg.vector_norm(w)))
         scale = float(self.matrix[: j + 1, : j + 1].abs().max())
-        if beta <= 10 * torch.finfo(w.dtype).eps * scale or self.steps == len(w):
+        if beta <= ROUNDING * torch.finfo(w.dtype).eps * scale or self.steps == len(w):
             self.residual_norm, self._next = 0.0, None
         else:
             self.residual_norm, self._next = beta, w.div_(beta)
 
-    def ritz(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Ritz values (m,) ascending, residuals (m,), and the vectors' coordinates (m, m) in columns."""
-        values, coordinates = torch.linalg.eigh(self.matrix[: self.steps, : self.steps])
-        return values, self.residual_norm * coordinates[-1].abs(), coordinates
+    def ritz(self) -> "Ritz":
+        """The Ritz pairs of the present basis."""
+        return _solve(self.matrix[: self.steps, : self.steps], self.residual_norm)
 
     def _append(self, vector: Tensor) -> None:
         if self.steps == len(self._basis):
@@ -145,7 +167,8 @@ def lanczos(
         tolerance: relative; an eigenvalue below 1 % of the largest magnitude is found to `tolerance` of this 1 %.
         max_products: where they are spent, the bounds say how far it came, and `converged` is False.
         start: (n,) or rows (s, n), such as the eigenvectors of the last look: the sequence starts from their sum and a
-            small random part, which keeps every direction present.
+            small random part, which keeps every direction present. None: from the operator's `gradient()` and a random
+            vector, or from the latter alone.
         seed: of the random start.
 
     Raises:
@@ -161,18 +184,20 @@ def lanczos(
         while True:
             krylov.step()
             bar.update()
-            values, residuals, coordinates = krylov.ritz()
-            magnitude = values.abs().max()
-            top = list(range(len(values) - 1, max(len(values) - 1 - above, -1), -1))
-            wanted = top + [i for i in range(min(below, len(values))) if i not in top]
-            bounds = _bounds(values, residuals)[wanted] + torch.finfo(operator.dtype).eps * magnitude
-            goal = tolerance * values[wanted].abs().clamp(min=NEGLIGIBLE * magnitude)
-            is_good = len(wanted) == above + below and bool((bounds <= goal).all())
-            is_good = is_good and _is_explored(krylov, values, above, below, tolerance)
+            ritz = krylov.ritz()
+            wanted, following = _pick(krylov.steps, above, below)
+            bounds = _bounds(ritz)[wanted] + 10 * torch.finfo(operator.dtype).eps * ritz.values.abs().max()
+            is_good = _is_found(ritz, bounds, wanted, above, tolerance) and len(wanted) == above + below
+            is_good = is_good and _is_complete(krylov, ritz, above, below, tolerance)
             if is_good or krylov.steps == len(krylov.matrix):
                 break
-    found = coordinates[:, wanted].T.to(krylov.basis) @ krylov.basis
-    return Eigenpairs(values[wanted], bounds, found, krylov.steps, is_good)
+    rows = ritz.coordinates[:, wanted + following].T.to(krylov.basis) @ krylov.basis
+    return Eigenpairs(ritz.values[wanted], bounds, rows[: len(wanted)], krylov.steps, is_good, rows.sum(dim=0))
+
+
+def _solve(matrix: Tensor, residual_norm: float) -> Ritz:
+    values, coordinates = torch.linalg.eigh(matrix)
+    return Ritz(values, residual_norm * coordinates[-1].abs(), coordinates)
 
 
 def random_direction(operator: Operator, seed: int, *keys: int) -> Tensor:
@@ -182,29 +207,50 @@ def random_direction(operator: Operator, seed: int, *keys: int) -> Tensor:
     return vector / torch.linalg.vector_norm(vector)
 
 
-def _bounds(values: Tensor, residuals: Tensor) -> Tensor:
-    """min(ρ, ρ²/gap) for Ritz values in ascending order; a neighbour may be as near as its own residual allows."""
-    nobody = values.new_tensor([float("inf")])
-    spaces = values.diff()
-    below = torch.cat([nobody, spaces - residuals[:-1]])
+def _pick(found: int, above: int, below: int) -> tuple[list[int], list[int]]:
+    """Positions among ascending Ritz values: the wanted ones, the largest first and the smallest first; and their next."""
+    top = list(range(found - 1, max(found - 1 - above, -1), -1))
+    wanted = top + [i for i in range(min(below, found)) if i not in top]
+    upcoming = [found - 1 - above] * (above > 0) + [below] * (below > 0)
+    return wanted, [i for i in dict.fromkeys(upcoming) if 0 <= i < found and i not in wanted]
+
+
+def _bounds(ritz: Ritz) -> Tensor:
+    """min(ρ, ρ²/gap)."""
+    nobody = ritz.values.new_tensor([float("inf")])
+    spaces, residuals = ritz.values.diff(), ritz.residuals
+    below = torch.cat([nobody, spaces - residuals[:-1]])  # a neighbour may be as near as its own residual allows
     above = torch.cat([spaces - residuals[1:], nobody])
-    gap = torch.minimum(below, above)
+    gap = GAP_SHARE * torch.minimum(below, above)
     is_apart = (gap > residuals) & gap.isfinite()  # a single Ritz value has seen no rest of the spectrum
     return torch.where(is_apart, residuals.square() / gap, residuals)
 
 
-def _is_explored(krylov: Krylov, values: Tensor, above: int, below: int, tolerance: float) -> bool:
-    """Where a sequence has ended, whether the next one holds nothing beyond the wanted values, such as copies of them."""
-    if krylov.steps == krylov.operator.shape[0] or above + below == 1:  # a single value needs no copies
+def _is_found(ritz: Ritz, bounds: Tensor, wanted: list[int], above: int, tolerance: float) -> bool:
+    """Whether the wanted values are within the tolerance, and all but the last at each end do not hide another."""
+    goal = tolerance * ritz.values[wanted].abs().clamp(min=NEGLIGIBLE * ritz.values.abs().max())
+    inner = [i for i in range(len(wanted)) if i not in (above - 1, len(wanted) - 1)]
+    return bool((bounds <= goal).all() and (ritz.residuals[wanted][inner] <= goal[inner]).all())
+
+
+def _is_complete(krylov: Krylov, ritz: Ritz, above: int, below: int, tolerance: float) -> bool:
+    """Whether no other Ritz value may yet overtake the wanted ones, also of a new sequence after one has ended."""
+    if krylov.steps == krylov.operator.shape[0]:
         return True
-    if krylov.segment == 0:
-        return krylov.residual_norm > 0
-    block = krylov.matrix[krylov.segment : krylov.steps, krylov.segment : krylov.steps]
-    own, coordinates = torch.linalg.eigh(block)
-    residuals = krylov.residual_norm * coordinates[-1].abs()
-    slack = tolerance * values.abs().max()
-    is_below = above == 0 or bool(own[-1] + residuals[-1] <= values[-above] + slack)
-    is_above = below == 0 or bool(own[0] - residuals[0] >= values[below - 1] - slack)
+    slack = tolerance * ritz.values.abs().max()
+    if krylov.residual_norm == 0 or krylov.segment > 0:
+        if krylov.segment == 0:
+            return max(above, below) <= 1  # the sequence met every eigenvalue, but one vector of each
+        block = krylov.matrix[krylov.segment : krylov.steps, krylov.segment : krylov.steps]
+        own = _solve(block, krylov.residual_norm)
+        is_below = above == 0 or bool(own.residuals[-1] <= slack and own.values[-1] <= ritz.values[-above] + slack)
+        is_above = below == 0 or bool(own.residuals[0] <= slack and own.values[0] >= ritz.values[below - 1] - slack)
+        return is_below and is_above
+    if krylov.steps <= above + below:
+        return False
+    low, high = ritz.values - ritz.residuals, ritz.values + ritz.residuals
+    is_below = above == 0 or bool(high[-1 - above] <= ritz.values[-above] + slack)
+    is_above = below == 0 or bool(low[below] >= ritz.values[below - 1] - slack)
     return is_below and is_above
 
 
@@ -218,11 +264,16 @@ def _rows(start: Tensor | Sequence[Tensor] | None) -> Tensor | None:
 
 def _first(operator: Operator, vectors: Tensor | None, seed: int) -> Tensor:
     random = random_direction(operator, seed)
-    if vectors is None:
+    gradient = getattr(operator, "gradient", None)
+    share = RANDOM_SHARE if vectors is not None else 1.0
+    if vectors is not None:
+        given = vectors.to(device=operator.device, dtype=operator.dtype).sum(dim=0)
+    elif callable(gradient):
+        given = gradient()
+    else:
         return random
-    given = vectors.to(device=operator.device, dtype=operator.dtype).sum(dim=0)
     norm = torch.linalg.vector_norm(given)
-    return random if norm == 0 else given / norm + RANDOM_SHARE * random
+    return random if norm == 0 else given / norm + share * random
 
 
 def _refuse(n: int, above: int, below: int, max_products: int, vectors: Tensor | None) -> None:

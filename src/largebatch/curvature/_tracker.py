@@ -9,7 +9,7 @@ from typing import Any, final
 
 from torch import Tensor
 
-from largebatch.core import EpochView, Request, View
+from largebatch.core import EpochView, Request, View, derive
 from largebatch.curvature._hessian import Hessian
 from largebatch.curvature._krylov import lanczos
 from largebatch.curvature._sampling import sampling_error
@@ -46,7 +46,7 @@ class LambdaMax:
         self._max_products = max_products
         self._samples = samples
         self._seed = seed
-        self._vector: Tensor | None = None
+        self._start: Tensor | None = None
         self.rows: list[dict[str, float]] = []
         """update, lambda_max, residual (the error bound), sharpness_times_lr (η·λ_max: 2 is the edge of stability),
         products; on a subset also sampling_error."""
@@ -59,24 +59,25 @@ class LambdaMax:
         """Measure at the weights after the update."""
         assert view.risk is not None
         risk = view.risk if self._samples is None else view.risk.subset(self._samples, self._seed)
+        seed = derive(self._seed, self.name, view.update)  # each look adds another random direction
         limit = min(self._max_products, risk.dimension)
-        top = lanczos(Hessian(risk), tolerance=self._tolerance, max_products=limit, start=self._vector, seed=self._seed)
-        self._vector = top.vectors[0]
+        top = lanczos(Hessian(risk), tolerance=self._tolerance, max_products=limit, start=self._start, seed=seed)
+        self._start = top.start
         value = float(top.values[0])
         row = {"update": view.update, "lambda_max": value, "residual": float(top.bounds[0])}
         row |= {"sharpness_times_lr": value * view.lr, "products": top.products}
         if risk is not view.risk:
-            row["sampling_error"] = sampling_error(risk, self._vector, population=view.risk.samples)
+            row["sampling_error"] = sampling_error(risk, top.vectors[0], population=view.risk.samples)
         self.rows.append(row)
 
     def see_epoch(self, view: EpochView) -> None:
         """Nothing."""
 
     def state_dict(self) -> dict[str, Any]:
-        """The eigenvector and the rows so far."""
-        return {"vector": self._vector, "rows": [dict(row) for row in self.rows]}
+        """Where the next look starts, and the rows so far."""
+        return {"start": self._start, "rows": [dict(row) for row in self.rows]}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from the last eigenvector."""
-        self._vector = state["vector"]
+        """Continue from the last look."""
+        self._start = state["start"]
         self.rows = [dict(row) for row in state["rows"]]
