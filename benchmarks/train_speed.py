@@ -264,7 +264,7 @@ def measure(name: str, work: Work, seed: int) -> tuple[Timing, float]:
 
 
 def compare(work: Work, rounds: int, names: list[str]) -> dict[str, list[Timing]]:
-    """The contenders of these names on one batch size, each in a process of its own, so that none inherits another's heap."""
+    """The contenders of these names on one batch size, each in a process of its own: none inherits another's heap."""
     with ExitStack() as stack:
         runs: dict[str, Callable[[int], tuple[Timing, float]]] = {}
         for name in names:

@@ -13,6 +13,7 @@ from largebatch.diagnose._runs import StoredRun, read_run
 from largebatch.diagnose._sharpness import SHARPNESS, Kind, sharpness, sharpness_all
 from largebatch.diagnose._sharpness_cost import ExpectedCost, expected_cost
 from largebatch.diagnose._sharpness_table import RunSharpness, SharpnessTable, Survey
+from largebatch.diagnose._spectrum import Spectrum, spectrum
 
 __all__ = [
     "HYPOTHESES",
@@ -32,6 +33,7 @@ __all__ = [
     "RunRecord",
     "RunSharpness",
     "SharpnessTable",
+    "Spectrum",
     "StoredRun",
     "Survey",
     "Verdict",
@@ -45,4 +47,5 @@ __all__ = [
     "redo",
     "sharpness",
     "sharpness_all",
+    "spectrum",
 ]
