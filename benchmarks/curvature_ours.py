@@ -31,10 +31,10 @@ def eigenvalues(work: Work, seed: int, *, k: int) -> Thunk:
 
 
 def warm_eigenvalue(work: Work, seed: int) -> Thunk:
-    """From the eigenvector of the update before."""
+    """From what was found one update before."""
     before = curvature.lanczos(curvature.Hessian(_risk(work.model, work)), tolerance=1e-3, seed=seed)
     risk = _risk(work.stepped, work)
-    return lambda: _eigenvalues(risk, 1, before.vectors[0], seed)
+    return lambda: _eigenvalues(risk, 1, before.start, seed)
 
 
 def trace(work: Work, seed: int) -> Thunk:

@@ -23,7 +23,7 @@ from torch.nn import functional as F
 
 from largebatch import tasks
 
-NETS = ("F1", "conv")
+NETS: tuple[str, ...] = ("F1", "conv")
 BATCH_SIZE, LR, MOMENTUM = 128, 0.05, 0.9
 LINE_POINTS = 25
 UNIT_REPEATS = 3
