@@ -40,7 +40,7 @@ def test_a_verdict_is_printed_and_its_evidence_kept(here, capsys):
     assert "it stays near its start" in out
     assert "measurements to make: about" in err
     kept = here / "diagnosis" / "mine-32-against-256"
-    assert {file.name for file in kept.iterdir()} == {"runs.json", "measurements.json", "verdicts.json"}
+    assert {file.name for file in kept.iterdir()} == {"runs.json", "measurements.json", "verdicts.json", "lock"}
     assert main(["diagnose", *SMALL, "--against", *LARGE, *FAST]) == 0
     again = capsys.readouterr()
     assert again.out == out

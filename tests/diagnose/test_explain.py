@@ -131,6 +131,18 @@ def test_an_interrupted_diagnosis_goes_on_where_it_stopped(runs, tmp_path, monke
     assert len(diagnose.explain_gap(*ask, **options).measurements) == held + 1
 
 
+def test_two_processes_do_not_write_into_one_folder(runs, tmp_path):
+    ask = [folders(runs / "small")[:1], folders(runs / "large")[:1]]
+    inquiry = Inquiry(*ask, out=tmp_path, task=task(), plan=Plan(64, True))
+    diagnose.explain_gap(*ask, out=tmp_path, task=task(), samples=64, quick=True)
+    held = (tmp_path / "measurements.json").read_text()
+    found = inquiry.run()  # made before the other had measured: takes up what it finds
+    assert (tmp_path / "measurements.json").read_text() == held
+    assert len(found.measurements) > 10
+    with RunFolder(tmp_path).lock(), pytest.raises(RuntimeError, match="holds it; wait for it to end"):
+        inquiry.run()
+
+
 def test_a_cost_is_told_before_anything_is_measured(runs, tmp_path):
     cost = Inquiry(folders(runs / "small"), folders(runs / "large"), out=tmp_path / "x", task=task()).cost()
     assert cost.passes > 100
@@ -234,7 +246,7 @@ def test_bad_samples_and_foreign_folders_are_refused(runs, tmp_path):
     with pytest.raises(ValueError, match="samples: expected at least 1, and some thousand for use, got 0"):
         diagnose.explain_gap(*ask, task=task(), samples=0)
     (tmp_path / "measurements.json").write_text("{}")
-    with pytest.raises(ValueError, match="expected the measurements of a diagnosis; choose another --out"):
+    with pytest.raises(ValueError, match="expected a diagnosis' measurements; choose another --out"):
         diagnose.explain_gap(*ask, task=task(), out=tmp_path)
 
 

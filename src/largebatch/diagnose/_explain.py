@@ -91,7 +91,16 @@ class Inquiry:
         return DiagnosisCost(len(jobs), passes, passes * seconds, memory_bytes)
 
     def run(self) -> Diagnosis:
-        """Measure what is due, and judge."""
+        """Measure what is due, and judge.
+
+        Raises:
+            ValueError: as `explain_gap`.
+            RuntimeError: another process measures into the same folder.
+        """
+        with self.ledger.alone():
+            return self._run()
+
+    def _run(self) -> Diagnosis:
         groups, ledger = self.groups, self.ledger
         runs = {"small": groups.small, "large": groups.large}
         records = {side: [run.record.to_json() for run in found] for side, found in runs.items()}

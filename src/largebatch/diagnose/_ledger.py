@@ -4,7 +4,8 @@ A measurement is known by the identity of its run, its name, its batch-norm mode
 data, initial weights, recipe, seed and the package's version, so a number of another run is never taken for this one's.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, final
 
@@ -31,18 +32,24 @@ class Ledger:
 
     def __init__(self, folder: Path | None):
         self.folder = None if folder is None else RunFolder(folder)
-        held = None if self.folder is None else self.folder.read(FILE)
         self._rows: dict[Key, Row] = {}
-        if held is not None:
-            assert folder is not None
-            if "measurements" not in held:
-                raise ValueError(f"{folder / FILE}: expected the measurements of a diagnosis; choose another --out")
-            self._keep(Row.from_json(row) for row in held["measurements"])
+        self._read()
 
     @property
     def rows(self) -> tuple[Row, ...]:
         """All that is there."""
         return tuple(self._rows.values())
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Hold the folder: two processes would each write the file without the other's numbers.
+
+        Raises:
+            RuntimeError: another process holds it.
+        """
+        with nullcontext() if self.folder is None else self.folder.lock(patience_seconds=0.5):
+            self._read()  # what another wrote meanwhile
+            yield
 
     def has(self, digest: str, names: Iterable[str], batch_norm: str, samples: int) -> bool:
         """Whether all these are there."""
@@ -57,6 +64,13 @@ class Ledger:
         """Another file beside them, whole or not at all."""
         if self.folder is not None:
             self.folder.write(name, value)
+
+    def _read(self) -> None:
+        held = None if self.folder is None else self.folder.read(FILE)
+        if self.folder is not None and held is not None:
+            if "measurements" not in held:
+                raise ValueError(f"{self.folder.path / FILE}: expected a diagnosis' measurements; choose another --out")
+            self._keep(Row.from_json(row) for row in held["measurements"])
 
     def _keep(self, rows: Iterable[Row]) -> None:
         self._rows |= {(row.digest, row.name, row.batch_norm, row.samples): row for row in rows}
