@@ -78,11 +78,16 @@ def sharpness(evidence: Evidence) -> str:
         if name.rpartition("_")[2] in ("loss", "accuracy") or name in ("gradient_norm", "lambda_min"):
             continue
         read = evidence.measured(name, mode)
-        by_seed = [", ".join(f"{read(run):.3g}" for run in runs) for runs in (evidence.small, evidence.large)]
+        by_seed = [", ".join(map(shown, map(read, runs))) for runs in (evidence.small, evidence.large)]
         rows.append([f"`{name}`", mode, *by_seed, evidence.ratio(read), PUBLISHED.get(name)])
     columns = ["measure", "batch-norm statistics", f"batch {SMALL}, by seed", f"batch {LARGE}, by seed",
                "large ÷ small", "published, on MNIST"]  # fmt: skip
     return Table(columns, rows).markdown()
+
+
+def shown(value: float | None) -> str:
+    """Three digits; a dash for what was not measured."""
+    return "–" if value is None else f"{value:.3g}"
 
 
 def judged(found: Diagnosis) -> str:
