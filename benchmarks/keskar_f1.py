@@ -8,6 +8,7 @@ plain batch norm, the same rate at both batch sizes, equal epochs. Writes docs/r
 """
 
 import argparse
+import math
 import os
 import platform
 import sys
@@ -20,7 +21,7 @@ import largebatch
 from largebatch import tasks, train
 from largebatch.diagnose import HYPOTHESES, Diagnosis, Evidence, Inquiry, Plan
 from largebatch.recipe import Recipe
-from largebatch.results import Cell, Table, mean_interval
+from largebatch.results import Cell, Estimate, Table, mean_interval
 
 TASK = "fashion-mnist/f1"
 SMALL, LARGE = 256, 6000
@@ -79,7 +80,7 @@ def sharpness(evidence: Evidence) -> str:
             continue
         read = evidence.measured(name, mode)
         by_seed = [", ".join(map(shown, map(read, runs))) for runs in (evidence.small, evidence.large)]
-        rows.append([f"`{name}`", mode, *by_seed, evidence.ratio(read), PUBLISHED.get(name)])
+        rows.append([f"`{name}`", mode, *by_seed, known(evidence.ratio(read)), PUBLISHED.get(name)])
     columns = ["measure", "batch-norm statistics", f"batch {SMALL}, by seed", f"batch {LARGE}, by seed",
                "large ÷ small", "published, on MNIST"]  # fmt: skip
     return Table(columns, rows).markdown()
@@ -90,9 +91,14 @@ def shown(value: float | None) -> str:
     return "–" if value is None else f"{value:.3g}"
 
 
+def known(estimate: Estimate) -> Estimate | None:
+    """None, a dash in a table, for what could not be told."""
+    return None if math.isnan(estimate.value) else estimate
+
+
 def judged(found: Diagnosis) -> str:
     """The verdicts, then evidence and advice."""
-    rows: list[list[Cell]] = [[HYPOTHESES[v.name], v.verdict, v.estimate, v.n] for v in found.hypotheses]
+    rows: list[list[Cell]] = [[HYPOTHESES[v.name], v.verdict, known(v.estimate), v.n] for v in found.hypotheses]
     details = [f"* **{HYPOTHESES[v.name]}: {v.verdict}.** {v.evidence}. *{v.advice}.*" for v in found.hypotheses]
     table = Table(["hypothesis", "verdict", "effect", "seeds"], rows).markdown()
     return "\n".join([table, "", *details])

@@ -237,6 +237,7 @@ def test_what_was_not_measured_is_undecided():
     for v in judge(evidence(GOOD, WORSE)):
         if v.name in ("saddle", "sharp_minimum", "batch_norm_statistics"):
             assert (v.verdict, v.advice) == ("undecided", "measure it: nothing here tells")
+            assert "nan" not in v.evidence
 
 
 def test_groups_that_share_no_seeds_are_compared_by_welch():

@@ -89,7 +89,8 @@ def batch_norm_statistics(evidence: Evidence) -> Verdict:
         return None if running is None or anew is None else running - anew
 
     effect, decision = evidence.explains(won)
-    share = f", {per_cent(effect.value / evidence.gap.value)} of the gap" if evidence.has_gap else ""
+    can_share = evidence.has_gap and not math.isnan(effect.value)
+    share = f", {per_cent(effect.value / evidence.gap.value)} of the gap" if can_share else ""
     text = (
         f"new statistics lower the test error by {shown(evidence.mean('large', won, evidence.unit))} with the large batch, "
         f"{shown(evidence.mean('small', won, evidence.unit))} with the small one: a difference of {shown(effect)}{share}"
