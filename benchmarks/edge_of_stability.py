@@ -21,7 +21,7 @@ from largebatch.curvature import LambdaMax
 from largebatch.recipe import Recipe
 from largebatch.train import fit
 
-RATES = (0.1, 0.2, 0.4)
+RATES = (0.07, 0.1, 0.14)
 SAMPLES = 500
 EVERY = 20  # updates between looks
 COLORS = ("#1f5fa8", "#b8460e", "#3b7d3a")
@@ -99,8 +99,8 @@ def main() -> None:
         late = [row["sharpness_times_lr"] for row in rows[len(rows) // 2 :]]
         products = [row["products"] for row in rows[1:]]
         print(
-            f"η = {lr}: η·λ_max over the second half {min(late):.2f} to {max(late):.2f}, "
-            f"{sum(products) / len(products):.1f} products a look"
+            f"η = {lr}: η·λ_max {rows[0]['sharpness_times_lr']:.2f} at the start, {min(late):.2f} to {max(late):.2f} "
+            f"over the second half, {sum(products) / len(products):.1f} products a look"
         )
 
 

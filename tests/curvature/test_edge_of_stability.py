@@ -15,16 +15,16 @@ def script():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("lr", [0.2, 0.4])
+@pytest.mark.parametrize("lr", [0.1, 0.14])
 def test_gradient_descent_climbs_to_two_over_its_rate_and_stays(lr):
-    """Cohen et al. 2021: from well below, to 2/η, and then between 0.9 and 1.3 of it on average and never far."""
+    """Cohen et al. 2021: from below to 2/η, and there it stays."""
     edge = script()
     rows = edge.descend(lr, 3000)
     sharpness = [row["sharpness_times_lr"] for row in rows]
-    assert sharpness[0] < 1.0
+    assert sharpness[0] < 1.6
     late = sharpness[len(sharpness) // 2 :]
-    assert 1.8 < sum(late) / len(late) < 2.6
-    assert min(late) > 1.5
+    assert 1.85 < sum(late) / len(late) < 2.2
+    assert min(late) > 1.7
     assert sum(row["products"] for row in rows[1:]) / (len(rows) - 1) < 6
     drawing = edge.picture([(lr, rows)])
     assert f"2/η = {2 / lr:g}" in drawing

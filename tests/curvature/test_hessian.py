@@ -257,16 +257,27 @@ def test_graphs_are_kept_only_where_they_fit(monkeypatch):
     expected = roomy @ vector
     assert roomy.is_kept
     with risk.measuring(), torch.enable_grad():
-        held = _graphs._saved_bytes(risk, lambda: roomy._gradient(*data))
+        held = _graphs._saved_bytes(risk, data, lambda: roomy._gradient(*data))
     assert 5 * 10 * 8 < held < 100 * 10 * 5 * 8  # a few activations of 10 samples
-    monkeypatch.setattr(_graphs, "free_bytes", lambda device: 1.9 * held)
+    needed = held + 3 * 54 * 8  # and the gradient of each of 4 + 4 + 2
+    monkeypatch.setattr(_graphs, "free_bytes", lambda device: 1.8 * needed)
     tight = Hessian(risk)
     torch.testing.assert_close(tight @ vector, expected, **EXACT)
     assert not tight.is_kept
-    monkeypatch.setattr(_graphs, "free_bytes", lambda device: 3.0 * held)
+    monkeypatch.setattr(_graphs, "free_bytes", lambda device: 2.6 * needed)
     ample = Hessian(risk)
     torch.testing.assert_close(ample @ vector, expected, **EXACT)
     assert ample.is_kept
+
+
+def test_resident_data_do_not_count_as_memory_of_the_graphs(monkeypatch):
+    """Ten samples of a large data set are a view of all of it, and autograd saves the view."""
+    inputs, targets = vectors(100_000)
+    risk = Risk(seeded(perceptron), cross_entropy, (inputs[:10], targets[:10]))
+    monkeypatch.setattr(_graphs, "free_bytes", lambda device: inputs.nbytes)
+    hessian = Hessian(risk)
+    hessian @ torch.ones(54, dtype=torch.float64)
+    assert hessian.is_kept
 
 
 class Exhausted:

@@ -115,19 +115,26 @@ class Graphs(Generic[Graph]):
             if misfits:
                 self._kept, self._is_keeping = [], False
 
-    def _passes(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """The batches, on a CPU in pieces whose activations its cache holds, unless a batch's statistics are its own."""
+    @property
+    def _pass_samples(self) -> int:
+        """On a CPU pieces whose activations its cache holds, unless a batch's statistics are its own."""
         is_cut = self.risk.device.type == "cpu" and self.risk.batch_norm != "batch"
+        return min(PASS_SAMPLES, self.risk.batch_size) if is_cut else self.risk.batch_size
+
+    def _passes(self) -> Iterator[tuple[Tensor, Tensor]]:
         for inputs, targets in self.risk.batches():
-            size = PASS_SAMPLES if is_cut else max(1, len(inputs))
-            yield from zip(inputs.split(size), targets.split(size), strict=True)
+            yield from zip(inputs.split(self._pass_samples), targets.split(self._pass_samples), strict=True)
 
     def _fits(self, inputs: Tensor, targets: Tensor) -> bool:
-        few = min(COUNTED_SAMPLES, len(inputs))
-        held = _saved_bytes(self.risk, lambda: self._build(inputs[:few], targets[:few]))
-        own_samples = -(-self.risk.samples // self.risk.world.size)
-        self.risk.passes += few / own_samples
-        return held / few * own_samples * self.risk.world.size <= SHARE * free_bytes(self.risk.device)
+        risk, few = self.risk, min(COUNTED_SAMPLES, len(inputs))
+        held = _saved_bytes(risk, (inputs, targets), lambda: self._build(inputs[:few], targets[:few]))
+        risk.passes += few * risk.world.size / risk.samples
+        gradients = -(-risk.samples // self._pass_samples) * sum(
+            p.nbytes for p in risk.parameters
+        )  # one for each graph
+        return held / few * risk.samples + gradients <= SHARE * free_bytes(
+            risk.device
+        )  # of all ranks: one machine, perhaps
 
 
 @contextmanager
@@ -185,9 +192,10 @@ def _left_in_group() -> float:
     return float(limit.read_text()) - float(used.read_text())
 
 
-def _saved_bytes(risk: Risk, build: Callable[[], object]) -> int:
-    """Bytes that the graph of `build()` holds beside the model's own tensors."""
-    own = {tensor.untyped_storage().data_ptr() for tensor in (*risk.model.parameters(), *risk.model.buffers())}
+def _saved_bytes(risk: Risk, data: tuple[Tensor, Tensor], build: Callable[[], object]) -> int:
+    """Bytes that the graph of `build()` holds beside the model's own tensors and the data, which are there anyway."""
+    owned = (*risk.model.parameters(), *risk.model.buffers(), *data)
+    own = {tensor.untyped_storage().data_ptr() for tensor in owned}
     found: dict[int, int] = {}
 
     def see(tensor: Tensor) -> Tensor:
