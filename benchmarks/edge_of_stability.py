@@ -72,7 +72,7 @@ def picture(runs: Sequence[tuple[float, Rows]]) -> str:
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" font-family="sans-serif" font-size="12">',
         f'<rect width="{WIDTH}" height="{HEIGHT}" fill="white"/>',
-        f'<text x="{LEFT}" y="22" font-size="14">Full-batch gradient descent: λ_max climbs to 2/η and stays</text>',
+        f'<text x="{LEFT}" y="22" font-size="14">Full-batch gradient descent: λ_max against 2/η</text>',
         f'<polyline fill="none" stroke="#444" points="{place(0, highest)} {place(0, 0)} {place(last, 0)}"/>',
         f'<text x="{(LEFT + WIDTH - RIGHT) / 2}" y="{HEIGHT - 10}" text-anchor="middle">updates, 0 to {last:g}</text>',
     ]
