@@ -180,3 +180,13 @@ def test_mistakes_are_told_together():
         lanczos(torch.eye(4), 3, max_products=2)
     with pytest.raises(ValueError, match="start: expected finite numbers, got NaN or infinity"):
         lanczos(torch.eye(4), start=torch.tensor([1.0, torch.nan, 0, 0]))
+
+
+def test_bounds_hold_in_float32_on_a_million_entries():
+    """float32 dot products and norms of so many entries are off by a part in 10⁴, which no residual would show."""
+    n = 1_500_000
+    values = torch.linspace(0, 5, n)
+    values[17], values[n // 2] = 34.6929, 20.0
+    operator = CallableOperator(n, lambda v: values * v, torch.float32, torch.device("cpu"))
+    found = lanczos(operator, 1, tolerance=1e-5, start=torch.ones(n))
+    assert abs(float(found.values[0]) - float(values[17])) <= 2 * float(found.bounds[0])
