@@ -284,7 +284,7 @@ def _first(operator: Operator, vectors: Tensor | None, seed: int) -> Tensor:
     if vectors is not None:
         given = vectors.to(device=operator.device, dtype=operator.dtype).sum(dim=0)
     elif callable(gradient):
-        given = gradient()
+        given = torch.as_tensor(gradient())
     else:
         return random
     norm = _length(given)
