@@ -15,10 +15,13 @@ from largebatch.results._result import Estimate, Result
 
 __all__ = [
     "LineFit",
+    "level_mistakes",
     "line_fit",
     "mean_interval",
     "paired_difference",
     "paired_ratio",
+    "refuse",
+    "t_quantile",
     "welch_difference",
     "welch_ratio",
 ]
@@ -37,13 +40,13 @@ def mean_interval(values: Sequence[float], *, level: float = 0.95, unit: str = "
     Raises:
         ValueError: no values, values that are not finite, a level outside (0, 1); all are told.
     """
-    _refuse(_mistakes(values, "values", 1) + _level_mistakes(level))
+    refuse(_mistakes(values, "values", 1) + level_mistakes(level))
     n, mean = len(values), statistics.fmean(values)
     if n == 1:
         note = "one seed has no interval: run at least 2, and 3 to compare"
         return Estimate(mean, math.nan, math.nan, math.nan, n, unit, level, note)
     stderr = statistics.stdev(values, mean) / math.sqrt(n)
-    half = _t_quantile(n - 1, (1 + level) / 2) * stderr
+    half = t_quantile(n - 1, (1 + level) / 2) * stderr
     note = "" if stderr > 0 else "all values are equal: the interval has no width, though the next seed may differ"
     return Estimate(mean, stderr, mean - half, mean + half, n, unit, level, note)
 
@@ -58,12 +61,12 @@ def paired_difference(a: Sequence[float], b: Sequence[float], *, level: float = 
     Raises:
         ValueError: fewer than 3 pairs, unequal numbers, values that are not finite, a level outside (0, 1); all are told.
     """
-    mistakes = _mistakes(a, "a", 3) + _mistakes(b, "b", 3) + _level_mistakes(level)
+    mistakes = _mistakes(a, "a", 3) + _mistakes(b, "b", 3) + level_mistakes(level)
     if len(a) != len(b):
         mistakes.append(
             f"a, b: expected one value each per seed, got {len(a)} and {len(b)}; compare only seeds that both have"
         )
-    _refuse(mistakes)
+    refuse(mistakes)
     return mean_interval([x - y for x, y in zip(a, b, strict=True)], level=level, unit=unit)
 
 
@@ -80,7 +83,7 @@ def paired_ratio(a: Sequence[float], b: Sequence[float], *, level: float = 0.95)
     Raises:
         ValueError: values that are not positive, and all that `paired_difference` refuses.
     """
-    _refuse(_not_positive(a, "a") + _not_positive(b, "b"))
+    refuse(_not_positive(a, "a") + _not_positive(b, "b"))
     return _exponential(paired_difference(_logs(a), _logs(b), level=level))
 
 
@@ -99,7 +102,7 @@ def welch_difference(a: Sequence[float], b: Sequence[float], *, level: float = 0
     Raises:
         ValueError: fewer than 3 values in a group, values that are not finite, a level outside (0, 1); all are told.
     """
-    _refuse(_mistakes(a, "a", 3) + _mistakes(b, "b", 3) + _level_mistakes(level))
+    refuse(_mistakes(a, "a", 3) + _mistakes(b, "b", 3) + level_mistakes(level))
     n = min(len(a), len(b))
     value = statistics.fmean(a) - statistics.fmean(b)
     parts = [statistics.variance(group) / len(group) for group in (a, b)]
@@ -108,7 +111,7 @@ def welch_difference(a: Sequence[float], b: Sequence[float], *, level: float = 0
         note = "all values of a group are equal: the interval has no width, though the next seed may differ"
         return Estimate(value, 0.0, value, value, n, unit, level, note)
     weights = [part**2 / (len(group) - 1) for part, group in zip(parts, (a, b), strict=True)]
-    half = _t_quantile(sum(parts) ** 2 / sum(weights), (1 + level) / 2) * stderr
+    half = t_quantile(sum(parts) ** 2 / sum(weights), (1 + level) / 2) * stderr
     return Estimate(value, stderr, value - half, value + half, n, unit, level)
 
 
@@ -118,7 +121,7 @@ def welch_ratio(a: Sequence[float], b: Sequence[float], *, level: float = 0.95) 
     Raises:
         ValueError: values that are not positive, and all that `welch_difference` refuses.
     """
-    _refuse(_not_positive(a, "a") + _not_positive(b, "b"))
+    refuse(_not_positive(a, "a") + _not_positive(b, "b"))
     return _exponential(welch_difference(_logs(a), _logs(b), level=level))
 
 
@@ -152,7 +155,7 @@ def line_fit(x: Sequence[float], y: Sequence[float]) -> LineFit:
         mistakes.append(f"expected finite values, got {', '.join(bad)}; leave these points out")
     elif len(set(x)) == 1:
         mistakes.append(f"x: expected values that differ, all are {x[0]}; a line through them has no slope")
-    _refuse(mistakes, "line through points")
+    refuse(mistakes, "line through points")
     slope, intercept = statistics.linear_regression(x, y)
     mean = statistics.fmean(y)
     total = math.fsum((v - mean) ** 2 for v in y)
@@ -187,16 +190,23 @@ def _mistakes(values: Sequence[float], name: str, fewest: int) -> list[str]:
     return mistakes
 
 
-def _level_mistakes(level: float) -> list[str]:
+def level_mistakes(level: float) -> list[str]:
+    """What is wrong with a level, for `refuse`."""
     return [] if 0 < level < 1 else [f"level: expected a probability between 0 and 1, got {level}; usual is 0.95"]
 
 
-def _refuse(mistakes: list[str], subject: str = "interval over seeds") -> None:
+def refuse(mistakes: list[str], subject: str = "interval over seeds") -> None:
+    """Raise with all mistakes together, if there are any.
+
+    Raises:
+        ValueError: there are.
+    """
     if mistakes:
         raise ValueError("\n  ".join([f"{subject}:", *mistakes]))
 
 
-def _t_quantile(degrees_of_freedom: float, probability: float) -> float:
+def t_quantile(degrees_of_freedom: float, probability: float) -> float:
+    """Of Student's t."""
     # Here and not on top: scipy takes longer to import than the command line to answer. scipy.stats takes longer still.
     from scipy.special import stdtrit  # pyright: ignore[reportMissingTypeStubs, reportUnknownVariableType]
 
