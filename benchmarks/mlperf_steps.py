@@ -12,8 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
-from largebatch.plan import HyperbolaFit, fit_hyperbola
 from largebatch.results import Cell, Column, Table
+from largebatch.target import HyperbolaFit, fit_hyperbola
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data" / "mlperf_rcp.csv"
 

@@ -10,7 +10,7 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "src" / "largebatch"
 FLOORS = {
     "recipe": 0, "results": 0,
-    "core": 1,
+    "core": 1, "target": 1,
     "curvature": 2, "noise": 2, "tasks": 2,
     "train": 3, "check": 3, "probe": 3, "diagnose": 3, "plan": 3,
     "study": 4, "integrations": 4,
@@ -69,7 +69,8 @@ def test_a_leak_upwards_would_be_noticed(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "module", ["largebatch", "largebatch.recipe", "largebatch.results", "largebatch.plan", "largebatch.cli"]
+    "module",
+    ["largebatch", "largebatch.recipe", "largebatch.results", "largebatch.target", "largebatch.plan", "largebatch.cli"],
 )
 def test_numbers_and_files_load_no_torch(module):
     code = f"import sys, {module}; sys.exit('torch' in sys.modules)"

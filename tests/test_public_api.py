@@ -9,7 +9,20 @@ import pytest
 
 import largebatch
 
-ROOMS = ["recipe", "results", "core", "curvature", "noise", "tasks", "train", "diagnose", "plan", "study", "cli"]
+ROOMS = [
+    "recipe",
+    "results",
+    "core",
+    "target",
+    "curvature",
+    "noise",
+    "tasks",
+    "train",
+    "diagnose",
+    "plan",
+    "study",
+    "cli",
+]
 
 SURFACE = {
     "recipe": "Change Duration Phase Recipe Schedule Timeline Warmup",
@@ -19,9 +32,9 @@ SURFACE = {
     "diagnose": "HYPOTHESES SHARPNESS Diagnosis DiagnosisCost Evidence ExpectedCost Inquiry Kind LinearRule Measurement "
     "Path Plan Plane Row RunRecord RunSharpness SharpnessTable Spectrum StoredRun Survey Verdict expected_cost "
     "explain_gap judge linear_rule path plane read_run redo sharpness sharpness_all spectrum",
-    "plan": "ALGORITHMS BatchRuns ComputeFit Hyperbola HyperbolaFit Link Network NetworkFit OverlapFit Plan PlanRow "
-    "SamplesToTarget StepTime all_reduce_counts doublings estimate expected_maximum fit_compute fit_hyperbola fit_network "
-    "fit_overlap goyal samples_to_target seconds_per_update updates_to_target",
+    "target": "BatchRuns Hyperbola HyperbolaFit SamplesToTarget fit_hyperbola samples_to_target updates_to_target",
+    "plan": "ALGORITHMS ComputeFit Link Network NetworkFit OverlapFit Plan PlanRow StepTime all_reduce_counts doublings "
+    "estimate expected_maximum fit_compute fit_network fit_overlap goyal seconds_per_update",
     "study": "DemoResult DemoRow demo",
     "train": "LAMB LARS SAM Execution Preview Proximal RecipeScheduler Run RunLog TensorBoard "
     "build_augmentation build_model build_optimizer build_scheduler checkpoint_interval fit identity launch "

@@ -7,10 +7,10 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from largebatch import plan
+from largebatch import plan, target
 from largebatch.results import Estimate
 
-CURVE = plan.Hyperbola.known((1e6, 9e5, 1.1e6), (2000, 1500, 2800))
+CURVE = target.Hyperbola.known((1e6, 9e5, 1.1e6), (2000, 1500, 2800))
 STEP = plan.StepTime(1e-3, 0.002)
 NETWORK = plan.Network(plan.Link(1e9, 1e-4))
 
@@ -40,7 +40,7 @@ def test_a_fixed_global_batch_shares_itself_out():
 
 
 def test_epochs_become_samples():
-    curve = plan.Hyperbola.known((10, 9, 11), (2000, 1500, 2800), unit="epochs", samples_per_unit=5e4)
+    curve = target.Hyperbola.known((10, 9, 11), (2000, 1500, 2800), unit="epochs", samples_per_unit=5e4)
     row = plan.estimate(curve, STEP, [1], local_batch_size=2000).row(1)
     assert row.samples_to_target == pytest.approx(1e6)
 
@@ -95,11 +95,11 @@ def test_the_front_is_what_no_other_row_beats():
 
 
 def test_uncertainty_of_curve_and_step_adds_in_squares():
-    sure = plan.Hyperbola.known(1e6, (2000, 1500, 2800))
+    sure = target.Hyperbola.known(1e6, (2000, 1500, 2800))
     by_curve = plan.estimate(sure, STEP, [64], local_batch_size=32).row(64)
     assert by_curve.hours_high / by_curve.hours == pytest.approx((1 + 2048 / 1500) / (1 + 2048 / 2000))
     assert by_curve.hours_low / by_curve.hours == pytest.approx((1 + 2048 / 2800) / (1 + 2048 / 2000))
-    exact = plan.Hyperbola.known(1e6, math.inf)
+    exact = target.Hyperbola.known(1e6, math.inf)
     by_step = plan.estimate(exact, plan.StepTime(1e-3, relative_error=0.05), [64], local_batch_size=32).row(64)
     assert by_step.hours_high / by_step.hours == pytest.approx(math.exp(1.959964 * 0.05))
     both = plan.estimate(sure, plan.StepTime(1e-3, 0.002, relative_error=0.05), [64], local_batch_size=32).row(64)
@@ -110,7 +110,7 @@ def test_uncertainty_of_curve_and_step_adds_in_squares():
 def test_a_measured_curve_carries_its_interval_into_the_hours():
     rng = np.random.default_rng(0)
     reached = {b: (30 * (1 + b / 2000) * np.exp(0.05 * rng.standard_normal(5))).tolist() for b in (64, 256, 1024, 4096)}
-    fit = plan.fit_hyperbola(reached, unit="epochs", samples_per_unit=5e4)
+    fit = target.fit_hyperbola(reached, unit="epochs", samples_per_unit=5e4)
     row = plan.estimate(fit, STEP, [64], local_batch_size=32).row(64)
     guess = fit.predict(2048)
     assert row.samples_to_target == pytest.approx(5e4 * guess.value)
@@ -206,7 +206,7 @@ def test_a_bad_request_is_told_whole():
 
 def test_a_curve_without_interval_or_that_does_not_fit_is_refused():
     with pytest.raises(ValueError, match="samples to target: 2 mistakes") as error:
-        plan.Hyperbola.known((1e6, 9e5), 46_000)
+        target.Hyperbola.known((1e6, 9e5), 46_000)
     assert "fewest_samples: expected a value with its interval, (value, low, high), got 1e+06 alone" in str(error.value)
     assert (
         "critical_batch_size: expected a value with its interval, (value, low, high), got 46000 alone; give low and high"
@@ -215,18 +215,18 @@ def test_a_curve_without_interval_or_that_does_not_fit_is_refused():
     with pytest.raises(
         ValueError, match=r"0 < low ≤ value ≤ high, got \(46000, 50000, 60000\); put them into this order"
     ):
-        plan.Hyperbola.known(1e6, (46_000, 50_000, 60_000))
+        target.Hyperbola.known(1e6, (46_000, 50_000, 60_000))
     with pytest.raises(
         ValueError, match="samples_per_unit: expected the samples of one unit, above 0 and finite, got 0"
     ):
-        plan.Hyperbola(Estimate(1, 0, 1, 1, 1), Estimate(1, 0, 1, 1, 1), samples_per_unit=0)
-    two = plan.fit_hyperbola({64: [30.0, 31.0], 1024: [45.0, 44.0]})
+        target.Hyperbola(Estimate(1, 0, 1, 1, 1), Estimate(1, 0, 1, 1, 1), samples_per_unit=0)
+    two = target.fit_hyperbola({64: [30.0, 31.0], 1024: [45.0, 44.0]})
     with pytest.raises(
         ValueError,
         match=r"critical_batch_size: expected a value with its interval, got .* without one; fit it to three",
     ):
         plan.estimate(two, STEP, [1], local_batch_size=64)
-    off = plan.fit_hyperbola({b: [x, x * 1.02] for b, x in zip((64, 256, 1024, 4096), (30, 90, 40, 90), strict=True)})
+    off = target.fit_hyperbola({b: [x, x * 1.02] for b, x in zip((64, 256, 1024, 4096), (30, 90, 40, 90), strict=True)})
     with pytest.raises(
         ValueError, match="samples: expected a curve that fits, got one that does not: the batches lie off"
     ):

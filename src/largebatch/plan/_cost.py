@@ -17,11 +17,10 @@ from typing import Any
 import numpy as np
 
 from largebatch.plan._arrays import Booleans, Floats, Integers
-from largebatch.plan._distributions import student_quantile
-from largebatch.plan._hyperbola import SamplesToTarget, samples_to_target
-from largebatch.plan._mistakes import from_zero, positive, refuse
 from largebatch.plan._plan import Plan
 from largebatch.plan._time import StepTime
+from largebatch.results import from_zero, positive, refuse, student_quantile
+from largebatch.target import SamplesToTarget, samples_to_target
 
 __all__ = ["estimate"]
 

@@ -14,10 +14,10 @@ import math
 from collections.abc import Sequence
 
 from largebatch.plan._cost import estimate
-from largebatch.plan._hyperbola import Hyperbola
 from largebatch.plan._network import Link, Network
 from largebatch.plan._plan import Plan, doublings
 from largebatch.plan._time import StepTime
+from largebatch.target import Hyperbola
 
 __all__ = ["goyal"]
 

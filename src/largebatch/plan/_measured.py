@@ -15,10 +15,9 @@ from typing import Any, final
 import numpy as np
 
 from largebatch.plan._arrays import Floats
-from largebatch.plan._distributions import least_squares, student_quantile
-from largebatch.plan._mistakes import refuse
+from largebatch.plan._distributions import least_squares
 from largebatch.plan._network import all_reduce_counts
-from largebatch.results import Estimate, Result
+from largebatch.results import Estimate, Result, refuse, student_quantile
 
 __all__ = ["ComputeFit", "NetworkFit", "OverlapFit", "fit_compute", "fit_network", "fit_overlap", "seconds_per_update"]
 

@@ -27,8 +27,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from largebatch.plan._arrays import Floats
-from largebatch.plan._mistakes import from_zero, positive, refuse
-from largebatch.results import Result
+from largebatch.results import Result, from_zero, positive, refuse
 
 __all__ = ["ALGORITHMS", "Link", "Network", "all_reduce_counts"]
 

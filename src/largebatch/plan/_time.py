@@ -25,9 +25,8 @@ from numpy.typing import ArrayLike
 
 from largebatch.plan._arrays import Floats
 from largebatch.plan._distributions import harmonic_number, normal_quantile
-from largebatch.plan._mistakes import from_zero, positive, refuse
 from largebatch.plan._network import Network
-from largebatch.results import Result
+from largebatch.results import Result, from_zero, positive, refuse
 
 __all__ = ["StepTime", "expected_maximum"]
 

@@ -2,6 +2,8 @@
 
 from largebatch.results._folder import RunFolder, run_digest
 from largebatch.results._json import decode, encode, json_text, read_json, write_json
+from largebatch.results._mistakes import from_zero, positive, refuse
+from largebatch.results._quantiles import student_quantile
 from largebatch.results._result import Estimate, Result
 from largebatch.results._stats import (
     LineFit,
@@ -13,24 +15,42 @@ from largebatch.results._stats import (
     welch_ratio,
 )
 from largebatch.results._table import Cell, Column, Table
+from largebatch.results._tests import (
+    NonInferiority,
+    fieller_share,
+    holm,
+    non_inferiority,
+    paired_p_value,
+    seeds_to_settle,
+)
 
 __all__ = [
     "Cell",
     "Column",
     "Estimate",
     "LineFit",
+    "NonInferiority",
     "Result",
     "RunFolder",
     "Table",
     "decode",
     "encode",
+    "fieller_share",
+    "from_zero",
+    "holm",
     "json_text",
     "line_fit",
     "mean_interval",
+    "non_inferiority",
     "paired_difference",
+    "paired_p_value",
     "paired_ratio",
+    "positive",
     "read_json",
+    "refuse",
     "run_digest",
+    "seeds_to_settle",
+    "student_quantile",
     "welch_difference",
     "welch_ratio",
     "write_json",

@@ -1,4 +1,4 @@
-"""How bad input to a plan is told: every mistake in one error, a line each."""
+"""How bad numbers are told: every mistake in one error, a line each."""
 
 import math
 from collections.abc import Sequence

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from largebatch.plan._arrays import Booleans, Floats
-from largebatch.plan._distributions import student_quantile
-from largebatch.plan._seed_noise import BatchRuns
+from largebatch.results import student_quantile
+from largebatch.target._arrays import Booleans, Floats
+from largebatch.target._seed_noise import BatchRuns
 
 __all__ = ["Scan"]
 

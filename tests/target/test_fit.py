@@ -5,9 +5,9 @@ import math
 import numpy as np
 import pytest
 
-from largebatch import plan
+from largebatch import target
 from oracles import steps_to_target
-from plan.published import mlperf, needs_mlperf
+from target.published import mlperf, needs_mlperf
 
 BATCHES = (64, 256, 1024, 4096, 16384)
 WOBBLE = (1.05, 0.95, 1.05, 0.95, 1.05)
@@ -26,18 +26,18 @@ def draws(n, **options):
     """n fits of drawn runs."""
     for i in range(n):
         reached, missed = steps_to_target.draw(np.random.default_rng([7, i]), **CURVE, **options)
-        yield plan.fit_hyperbola(reached, missed=missed, period=options.get("period"))
+        yield target.fit_hyperbola(reached, missed=missed, period=options.get("period"))
 
 
 def test_updates_and_samples_are_on_the_hyperbola():
-    samples = plan.samples_to_target(np.array(BATCHES), 30.0, 2000.0)
-    updates = plan.updates_to_target(np.array(BATCHES), 30.0, 2000.0)
+    samples = target.samples_to_target(np.array(BATCHES), 30.0, 2000.0)
+    updates = target.updates_to_target(np.array(BATCHES), 30.0, 2000.0)
     np.testing.assert_allclose((updates / (30.0 / 2000.0) - 1) * (samples / 30.0 - 1), 1.0)
-    assert float(plan.samples_to_target(2000, 30.0, 2000.0)) == 60.0
+    assert float(target.samples_to_target(2000, 30.0, 2000.0)) == 60.0
 
 
 def test_points_on_a_hyperbola_give_it_back():
-    fit = plan.fit_hyperbola(exact(), period=1e-6)
+    fit = target.fit_hyperbola(exact(), period=1e-6)
     assert fit.fewest_samples.value == pytest.approx(30.0, rel=1e-3)
     assert fit.critical_batch_size.value == pytest.approx(2000.0, rel=1e-3)
     assert fit.fewest_updates.value == pytest.approx(30.0 / 2000.0, rel=1e-3)
@@ -53,7 +53,7 @@ def test_without_scatter_the_fit_is_the_maximum_of_the_likelihood(period, longes
     reached, missed = steps_to_target.draw(rng, batches, 60, **CURVE, sigma=0.1, period=period, longest=longest)
     assert any(missed.values()) == (longest < 100)
     least, critical, sigma = steps_to_target.maximum_likelihood(reached, missed, period)
-    fit = plan.fit_hyperbola(reached, missed=missed, period=period)
+    fit = target.fit_hyperbola(reached, missed=missed, period=period)
     assert abs(fit.fewest_samples.value - least) < 0.3 * fit.fewest_samples.stderr
     assert abs(fit.critical_batch_size.value - critical) < 0.3 * fit.critical_batch_size.stderr
     assert fit.seed_noise.value == pytest.approx(sigma, rel=0.05)
@@ -65,8 +65,8 @@ def test_coarse_evaluation_does_not_bias_the_fit():
     for i in range(40):
         rng = np.random.default_rng([9, i])
         reached, _ = steps_to_target.draw(rng, BATCHES, 10, **CURVE, sigma=0.1, period=6.0)
-        errors.append(math.log(plan.fit_hyperbola(reached, period=6.0).fewest_samples.value / 30.0))
-        naive.append(math.log(plan.fit_hyperbola(reached, period=1e-6).fewest_samples.value / 30.0))
+        errors.append(math.log(target.fit_hyperbola(reached, period=6.0).fewest_samples.value / 30.0))
+        naive.append(math.log(target.fit_hyperbola(reached, period=1e-6).fewest_samples.value / 30.0))
     assert abs(np.mean(errors)) / (np.std(errors, ddof=1) / math.sqrt(len(errors))) < 4
     assert np.mean(naive) > 0.05
 
@@ -77,8 +77,8 @@ def test_runs_that_missed_the_target_count():
     for i in range(40):
         rng = np.random.default_rng([8, i])
         reached, missed = steps_to_target.draw(rng, batches, 10, **CURVE, sigma=0.15, period=1.0, longest=62.0)
-        given.append(plan.fit_hyperbola(reached, missed=missed, period=1.0).predict(2048).value / curve(2048))
-        dropped.append(plan.fit_hyperbola(reached, period=1.0).predict(2048).value / curve(2048))
+        given.append(target.fit_hyperbola(reached, missed=missed, period=1.0).predict(2048).value / curve(2048))
+        dropped.append(target.fit_hyperbola(reached, period=1.0).predict(2048).value / curve(2048))
     assert abs(np.mean(np.log(given))) / (np.std(np.log(given), ddof=1) / math.sqrt(40)) < 4
     assert np.mean(np.log(dropped)) < np.mean(np.log(given)) - 0.03
 
@@ -137,27 +137,27 @@ def test_without_lack_of_fit_its_p_is_uniform():
 
 
 def test_a_curve_that_is_flat_has_no_critical_batch_but_a_lower_end():
-    fit = plan.fit_hyperbola({b: [30.0, 31.0, 29.0] for b in BATCHES}, period=0.1)
+    fit = target.fit_hyperbola({b: [30.0, 31.0, 29.0] for b in BATCHES}, period=0.1)
     assert fit.critical_batch_size.high == math.inf
     assert fit.critical_batch_size.low > 16384
-    fit = plan.fit_hyperbola({b: [x - 0.001 * b**0.5 for x in (30.0, 31.0, 29.0)] for b in BATCHES}, period=0.1)
+    fit = target.fit_hyperbola({b: [x - 0.001 * b**0.5 for x in (30.0, 31.0, 29.0)] for b in BATCHES}, period=0.1)
     assert fit.critical_batch_size.value == math.inf
     assert fit.fewest_updates.value == 0
 
 
 def test_samples_in_proportion_to_the_batch_leave_no_fewest_samples():
-    fit = plan.fit_hyperbola({b: [b * 0.97, b * 1.03, b] for b in BATCHES}, period=0.01)
+    fit = target.fit_hyperbola({b: [b * 0.97, b * 1.03, b] for b in BATCHES}, period=0.01)
     assert fit.critical_batch_size.low == 0
     assert fit.fewest_updates.value == pytest.approx(1.0, rel=0.02)
 
 
 def test_two_batches_leave_no_interval_and_one_run_each_no_seed_noise():
-    two = plan.fit_hyperbola(exact((64, 1024)), period=1e-3)
+    two = target.fit_hyperbola(exact((64, 1024)), period=1e-3)
     assert two.fewest_samples.value == pytest.approx(30.0, rel=1e-3)
     assert math.isnan(two.critical_batch_size.low)
     assert two.critical_batch_size.note == "two batches leave no interval; measure a third"
     assert two.reason == "two batches determine the curve; a third would show whether it fits"
-    one = plan.fit_hyperbola({b: [curve(b) * wobble] for b, wobble in zip(BATCHES, WOBBLE, strict=True)}, period=1e-3)
+    one = target.fit_hyperbola({b: [curve(b) * wobble] for b, wobble in zip(BATCHES, WOBBLE, strict=True)}, period=1e-3)
     assert math.isnan(one.seed_noise.value)
     assert one.critical_batch_size.low < 2000 < one.critical_batch_size.high
 
@@ -165,7 +165,7 @@ def test_two_batches_leave_no_interval_and_one_run_each_no_seed_noise():
 def test_a_batch_far_off_is_named_and_the_curve_refused():
     cells = {b: [x, x * 1.02, x * 0.98] for b, x in exact().items() for x in [x[0]]}
     cells[256] = [3 * x for x in cells[256]]
-    fit = plan.fit_hyperbola(cells, period=0.01)
+    fit = target.fit_hyperbola(cells, period=0.01)
     assert not fit.fits
     assert "most at 256, which needed 102 samples" in fit.reason
     assert "DOES NOT FIT" in fit.text()
@@ -173,7 +173,7 @@ def test_a_batch_far_off_is_named_and_the_curve_refused():
 
 def test_recipes_tuned_apart_are_a_reservation_only():
     means = {b: curve(b) * wobble for b, wobble in zip(BATCHES, WOBBLE, strict=True)}
-    fit = plan.fit_hyperbola({b: [mean * s for s in (0.99, 1.0, 1.01)] for b, mean in means.items()}, period=0.01)
+    fit = target.fit_hyperbola({b: [mean * s for s in (0.99, 1.0, 1.01)] for b, mean in means.items()}, period=0.01)
     assert fit.fits
     assert fit.reason.startswith("the batches scatter by")
     assert fit.lack_of_fit_p < 0.01
@@ -181,8 +181,8 @@ def test_recipes_tuned_apart_are_a_reservation_only():
 
 def test_a_batch_that_never_reached_the_target_contradicts_the_curve_or_does_not():
     cells = {b: [x * 0.99, x, x * 1.01] for b in BATCHES for x in [curve(b)]}
-    near = plan.fit_hyperbola(cells, missed={32768: [300.0] * 3}, period=0.01)
-    far = plan.fit_hyperbola(cells, missed={32768: [5000.0] * 3}, period=0.01)
+    near = target.fit_hyperbola(cells, missed={32768: [300.0] * 3}, period=0.01)
+    far = target.fit_hyperbola(cells, missed={32768: [5000.0] * 3}, period=0.01)
     assert near.fits
     assert not far.fits
     assert "no run at batch 32768 reached the target in 5000 samples" in far.reason
@@ -191,17 +191,17 @@ def test_a_batch_that_never_reached_the_target_contradicts_the_curve_or_does_not
 
 def test_the_evaluation_period_is_read_off_the_values():
     reached, _ = steps_to_target.draw(np.random.default_rng(0), BATCHES, 20, **CURVE, sigma=0.1, period=2.5)
-    fit = plan.fit_hyperbola(reached)
+    fit = target.fit_hyperbola(reached)
     assert (fit.period, fit.period_source) == (2.5, "inferred")
     same = {b: [round(curve(b))] * 4 for b in BATCHES}
-    assert plan.fit_hyperbola(same).period == 0
-    assert plan.fit_hyperbola(same, period=1.0).period_source == "given"
+    assert target.fit_hyperbola(same).period == 0
+    assert target.fit_hyperbola(same, period=1.0).period_source == "given"
 
 
 def test_a_fit_comes_back_from_json_and_predicts_the_same():
     reached, _ = steps_to_target.draw(np.random.default_rng(0), BATCHES, 5, **CURVE, sigma=0.1, period=1.0)
-    fit = plan.fit_hyperbola(reached, unit="epochs", samples_per_unit=50_000)
-    back = plan.HyperbolaFit.from_json(fit.to_json())
+    fit = target.fit_hyperbola(reached, unit="epochs", samples_per_unit=50_000)
+    back = target.HyperbolaFit.from_json(fit.to_json())
     assert back.predict(8192) == fit.predict(8192)
     samples = fit.interval(np.array([8192.0]))[0]
     assert float(samples[0]) == pytest.approx(50_000 * fit.predict(8192).value)
@@ -216,7 +216,7 @@ def test_more_seeds_narrow_a_prediction_down_to_the_scatter_of_batches():
 
 def test_bad_runs_are_told_together():
     with pytest.raises(ValueError, match="fit of samples to target: 6 mistakes") as error:
-        plan.fit_hyperbola(
+        target.fit_hyperbola(
             {-1: [3.0], 64: [0.0, math.inf]}, missed={0: [1.0]}, period=0.0, samples_per_unit=0.0, level=2.0
         )
     for line in (
@@ -231,12 +231,12 @@ def test_bad_runs_are_told_together():
     with pytest.raises(
         ValueError, match="expected runs that reached the target at 2 batches or more, got 1; measure another"
     ):
-        plan.fit_hyperbola({64: [1.0, 2.0]}, missed={128: [5.0]})
+        target.fit_hyperbola({64: [1.0, 2.0]}, missed={128: [5.0]})
 
 
 @needs_mlperf
 def test_resnet_in_mlperf():
-    fit = plan.fit_hyperbola(mlperf()["resnet"], unit="epochs", samples_per_unit=1_281_167)
+    fit = target.fit_hyperbola(mlperf()["resnet"], unit="epochs", samples_per_unit=1_281_167)
     assert fit.period == 1
     assert fit.fewest_samples.value == pytest.approx(34, abs=1)
     assert fit.critical_batch_size.value == pytest.approx(46_000, rel=0.03)
@@ -248,12 +248,14 @@ def test_resnet_in_mlperf():
 
 @needs_mlperf
 def test_cosmoflow_changes_its_recipe_and_does_not_fit():
-    fit = plan.fit_hyperbola(mlperf()["cosmoflow"], unit="epochs")
+    fit = target.fit_hyperbola(mlperf()["cosmoflow"], unit="epochs")
     assert not fit.fits
     assert "most at 32," in fit.reason
     assert "recipe that changes between batches" in fit.reason
     assert all(
-        plan.fit_hyperbola(runs).fits for name, runs in mlperf().items() if name not in ("cosmoflow", "bert", "unet3d")
+        target.fit_hyperbola(runs).fits
+        for name, runs in mlperf().items()
+        if name not in ("cosmoflow", "bert", "unet3d")
     )
 
 
@@ -262,7 +264,7 @@ def test_the_largest_batch_of_each_workload_is_predicted_from_the_others():
     errors, naive, inside = [], [], []
     for name, runs in mlperf().items():
         *rest, largest = sorted(runs)
-        fit = plan.fit_hyperbola({b: runs[b] for b in rest})
+        fit = target.fit_hyperbola({b: runs[b] for b in rest})
         needed = float(np.median(runs[largest])) - fit.period / 2
         guess = fit.predict(largest, seeds=len(runs[largest]))
         errors.append(abs(guess.value / needed - 1))

@@ -17,9 +17,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from largebatch.plan._arrays import Floats
-from largebatch.plan._distributions import least, log_normal_mass
 from largebatch.results import Result
+from largebatch.target._arrays import Floats
+from largebatch.target._distributions import least, log_normal_mass
 
 __all__ = ["BatchRuns", "Runs", "smallest_gap", "summaries"]
 

@@ -18,9 +18,8 @@ from typing import final
 import numpy as np
 from numpy.typing import ArrayLike
 
-from largebatch.plan._arrays import Floats
-from largebatch.plan._mistakes import positive, refuse
-from largebatch.results import Estimate, Result
+from largebatch.results import Estimate, Result, positive, refuse
+from largebatch.target._arrays import Floats
 
 __all__ = ["Hyperbola", "SamplesToTarget", "samples_to_target", "updates_to_target"]
 

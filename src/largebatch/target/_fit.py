@@ -6,10 +6,8 @@ is what each batch has to itself, for recipes are tuned batch by batch. Seeds do
 counted: m batches leave m − 2 degrees of freedom, however many seeds.
 
 Fit: the batch means have variances v_i = τ² + s_i². τ² makes the weighted residuals Q = Σ r_i²/v_i equal m − 2 (Paule and
-Mandel 1982, J. Res. NBS 87:377), and is 0 where they are less. Intervals are profiles (`_profile`).
-
-Lack of fit: without u, Q/(m − 2) would follow F(m − 2, N − m), the pure error being that between seeds. A hyperbola is
-refused where that is rejected *and* the batches lie far off, for recipes tuned apart reject it always.
+Mandel 1982, J. Res. NBS 87:377), and is 0 where they are less. Intervals are profiles (`_profile`);
+whether the curve may be used is judged in `_verdict`.
 """
 
 import math
@@ -20,19 +18,17 @@ from typing import final
 
 import numpy as np
 
-from largebatch.plan._arrays import Floats
-from largebatch.plan._distributions import chi2_quantile, f_survival, root, student_quantile
-from largebatch.plan._hyperbola import SamplesToTarget
-from largebatch.plan._mistakes import positive, refuse
-from largebatch.plan._profile import Scan
-from largebatch.plan._seed_noise import BatchRuns, Runs, smallest_gap, summaries
-from largebatch.results import Cell, Column, Estimate, Table
+from largebatch.results import Cell, Column, Estimate, Table, positive, refuse, student_quantile
+from largebatch.target._arrays import Floats
+from largebatch.target._distributions import chi2_quantile, f_survival, root
+from largebatch.target._hyperbola import SamplesToTarget
+from largebatch.target._profile import Scan
+from largebatch.target._seed_noise import BatchRuns, Runs, smallest_gap, summaries
+from largebatch.target._verdict import verdict
 
 __all__ = ["HyperbolaFit", "fit_hyperbola"]
 
-_SIGNIFICANT = 0.01
 _LARGEST_VARIANCE = 25.0  # of a logarithm: batches a factor e⁵ apart
-_FAR = 0.15  # scatter of the batches about the curve; recipes tuned apart left 0.2 to 9 % in seven MLPerf workloads
 
 
 @final
@@ -174,7 +170,9 @@ def fit_hyperbola(
     fit = HyperbolaFit(
         least, critical, updates, seeds, scatter, p, True, "", cells, period, source, unit, samples_per_unit, level
     )
-    return replace(fit, **_verdict(fit))
+    predictions = [fit.predict(cell.batch_size) for cell in cells]
+    fits, reason = verdict(cells, predictions, scatter.value, p, unit)
+    return replace(fit, fits=fits, reason=reason)
 
 
 def _runs(size: float, reached: Sequence[float], missed: Sequence[float], period: float) -> Runs:
@@ -239,39 +237,6 @@ def _parameters(
     value, low, high = (samples_per_unit * math.exp(x) for x in scan.log_fewest_updates())
     updates = estimate(value, low, high, "updates")
     return least, critical, updates
-
-
-def _verdict(fit: HyperbolaFit) -> dict[str, bool | str]:
-    """Whether the curve may be used, and the reason or the reservation."""
-    means = [cell for cell in fit.batches if cell.reached]
-    curve = np.array([fit.predict(cell.batch_size).value for cell in means])
-    needed = np.exp([cell.log_mean for cell in means])
-    tau, p = fit.batch_scatter.value, fit.lack_of_fit_p
-    seeds = f"{100 * tau:.2g} % beyond what their seeds explain (p = {p:.1g})"
-    if p < _SIGNIFICANT and tau > _FAR:
-        i = int(np.abs(np.log(needed / curve)).argmax())
-        return {
-            "fits": False,
-            "reason": f"the batches lie off the curve by {seeds}, most at {means[i].batch_size:g}, which needed "
-            f"{needed[i]:.3g} {fit.unit} where the curve has {curve[i]:.3g}; "
-            "the usual cause is a recipe that changes between batches",
-        }
-    for cell in fit.batches:
-        high = fit.predict(cell.batch_size).high
-        if cell.reached == 0 and high < cell.longest:
-            return {
-                "fits": False,
-                "reason": f"no run at batch {cell.batch_size:g} reached the target in {cell.longest:.4g} {fit.unit}, "
-                f"where the curve has at most {high:.4g}; use the curve below that batch only: leave its runs out",
-            }
-    if len(means) == 2:
-        return {"fits": True, "reason": "two batches determine the curve; a third would show whether it fits"}
-    if p < _SIGNIFICANT:
-        return {
-            "fits": True,
-            "reason": f"the batches scatter by {seeds}, as recipes tuned apart do; intervals include it",
-        }
-    return {"fits": True, "reason": ""}
 
 
 def _refuse_bad_runs(
