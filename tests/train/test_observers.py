@@ -5,9 +5,8 @@ import torch
 
 import small_tasks
 from largebatch import core
-from largebatch.core import Partials, Request, View
+from largebatch.core import Request, View
 from largebatch.curvature import LambdaMax
-from largebatch.noise import NoiseScale, noise_and_signal
 from largebatch.tasks import LogisticRegression, NoisyQuadratic
 from largebatch.train import TensorBoard, fit
 from ranks import run_ranks
@@ -75,43 +74,6 @@ def test_splitting_changes_nothing_and_ranks_show_the_same_parts():
             assert b[3].sum() == a[3].sum()
             if a[3].tolist() == b[3].tolist():
                 torch.testing.assert_close(a[4], b[4], rtol=1e-10, atol=1e-14)
-
-
-def test_the_noise_scale_is_unbiased_on_a_quadratic_with_known_noise():
-    """At fixed weights: mean over many batches against the exact tr Σ and |G|², with unequal parts."""
-    torch.manual_seed(0)
-    n, gradient = 4000, torch.tensor([1.0, -2.0, 0.5], dtype=torch.float64)
-    scale = torch.tensor([3.0, 1.0, 2.0], dtype=torch.float64)
-    traces, signals = [], []
-    for _ in range(n):
-        parts = [gradient + scale * torch.randn(b, 3, dtype=torch.float64) for b in (7, 2, 5)]
-        whole = torch.cat(parts).mean(0)
-        partials = Partials(
-            torch.tensor([7.0, 2.0, 5.0]).double(), torch.stack([p.mean(0).square().sum() for p in parts])
-        )
-        trace, signal = noise_and_signal(partials, whole.square().sum())
-        traces.append(trace)
-        signals.append(signal)
-    for found, exact in ((torch.stack(traces), 14.0), (torch.stack(signals), 5.25)):
-        assert abs(float(found.mean()) - exact) / (float(found.std()) / n**0.5) < 4
-
-
-def test_the_noise_scale_watches_a_run_and_survives_its_checkpoint(tmp_path):
-    noise = NoiseScale(every=2, parts=4)
-    fit(small_tasks.task(), small_tasks.recipe(duration="5ep"), observers=[noise], progress=False)
-    assert noise.looks == 10
-    assert noise.trace > 0
-    assert noise.noise_scale == pytest.approx(noise.trace / noise.squared_norm)
-    twin = NoiseScale()
-    assert twin.noise_scale != twin.noise_scale
-    twin.load_state_dict(noise.state_dict())
-    assert (twin.looks, twin.trace) == (noise.looks, noise.trace)
-
-
-def test_equal_small_and_large_batches_are_refused():
-    one = Partials(torch.tensor([8.0]), torch.tensor([1.0]))
-    with pytest.raises(ValueError, match="expected at least 2 partial gradients of a batch, got 1"):
-        noise_and_signal(one, torch.tensor(1.0))
 
 
 def quadratic():

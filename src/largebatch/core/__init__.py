@@ -9,7 +9,7 @@ from largebatch.core._checkpoint import (
     read_checkpoint,
     write_checkpoint,
 )
-from largebatch.core._collective import GradientSum, World, world_from_environment
+from largebatch.core._collective import GradientSum, World, current_world, world_from_environment
 from largebatch.core._dropout import KeyedDropout, swap_dropout
 from largebatch.core._example_norms import ExampleGradients
 from largebatch.core._loading import Loader
@@ -67,6 +67,7 @@ __all__ = [
     "commit_statistics",
     "coupled_layers",
     "cross_entropy",
+    "current_world",
     "cut",
     "data_size",
     "derive",

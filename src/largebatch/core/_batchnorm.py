@@ -8,6 +8,7 @@ all ghosts of the mean and the unbiased variance:
     running ← (1 − m)·running + m·Σ_g n_g·statistic_g / Σ_g n_g
 """
 
+from collections.abc import Sequence
 from typing import Literal, final
 
 import torch
@@ -19,7 +20,7 @@ from torch.nn.modules.instancenorm import _InstanceNorm
 from largebatch.core._collective import World, sum_over_ranks
 from largebatch.core._sampler import ghost_sizes
 
-__all__ = ["GhostBatchNorm", "ghost_layers", "has_batch_norm", "swap_batchnorm"]
+__all__ = ["GhostBatchNorm", "commit_layers", "ghost_layers", "has_batch_norm", "swap_batchnorm"]
 
 
 @final
@@ -88,15 +89,7 @@ class GhostBatchNorm(_BatchNorm):
 
     def commit(self) -> None:
         """Move the running statistics once towards the pending ones, and start anew."""
-        if self.running_mean is None or self.running_var is None or self.pending_count == 0:
-            return
-        assert self.num_batches_tracked is not None
-        self.num_batches_tracked.add_(1)
-        momentum = 1.0 / float(self.num_batches_tracked) if self.momentum is None else self.momentum
-        with torch.no_grad():
-            self.running_mean.lerp_(self.pending_mean, momentum)
-            self.running_var.lerp_(self.pending_var, momentum)
-        self.discard()
+        commit_layers([self])
 
     def discard(self) -> None:
         """Forget the pending statistics."""
@@ -104,8 +97,8 @@ class GhostBatchNorm(_BatchNorm):
 
     def _by_ghost(self, x: Tensor) -> Tensor:
         sizes = ghost_sizes(len(x), self.ghost_batch_size)
-        if not sizes:
-            return x
+        if len(sizes) <= 1:
+            return self._one_ghost(x) if sizes else x
         equal = [n for n in sizes if n == sizes[0]]
         if _prefers_folding(x) and len(equal) > 1:
             outputs = [self._folded(x[: sizes[0] * len(equal)], len(equal))]
@@ -176,6 +169,24 @@ def _prefers_folding(x: Tensor) -> bool:
     (512, 64, 32, 32) in 16 ghosts 567 ms folded and 325 ms in a loop.
     """
     return x.is_cuda or x.dim() == 2
+
+
+@torch.no_grad()
+def commit_layers(layers: Sequence[GhostBatchNorm]) -> None:
+    """Move the running statistics of all these layers once towards their pending ones, in a few calls together."""
+    statistics: dict[float, tuple[list[Tensor], list[Tensor]]] = {}  # by momentum: running, pending
+    for layer in layers:
+        if layer.running_mean is None or layer.running_var is None or layer.pending_count == 0:
+            continue
+        assert layer.num_batches_tracked is not None
+        layer.num_batches_tracked.add_(1)
+        momentum = 1.0 / float(layer.num_batches_tracked) if layer.momentum is None else layer.momentum
+        running, pending = statistics.setdefault(momentum, ([], []))
+        running += [layer.running_mean, layer.running_var]
+        pending += [layer.pending_mean, layer.pending_var]
+        layer.discard()
+    for momentum, (running, pending) in statistics.items():
+        torch._foreach_lerp_(running, pending, momentum)
 
 
 def ghost_layers(model: nn.Module) -> list[GhostBatchNorm]:

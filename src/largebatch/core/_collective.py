@@ -17,7 +17,7 @@ from torch import Tensor
 
 from largebatch.core._params import flatten
 
-__all__ = ["GradientSum", "World", "sum_over_ranks"]
+__all__ = ["GradientSum", "World", "current_world", "sum_over_ranks", "world_from_environment"]
 
 BUCKET_BYTES = 4 << 20  # small enough that reduction overlaps backward, large enough to amortise the latency
 
@@ -72,6 +72,11 @@ class World:
         if self.is_first:
             buffer.copy_(torch.frombuffer(bytearray(content), dtype=torch.uint8))
         return bytes(self.broadcast(buffer).cpu().numpy())
+
+
+def current_world() -> World:
+    """The ranks of the process group that somebody has joined; a world of one where nobody has."""
+    return World(dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else World()
 
 
 @contextmanager

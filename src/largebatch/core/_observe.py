@@ -24,11 +24,14 @@ class Request:
             the mean gradient of each.
         norms: show the gradient's norm, the length of the step and the distance from the start.
         risk: show the training risk at the weights after the update.
+        preconditioned: norms of parts, and of their mean, as Adam sees gradients; nothing before its first
+            step. One metric an update: where observers differ, this one is shown.
     """
 
     parts: int = 1
     norms: bool = False
     risk: bool = False
+    preconditioned: bool = False
 
 
 @dataclass(frozen=True)
@@ -37,6 +40,8 @@ class Partials:
 
     counts: Tensor  # (parts,) float64
     squared_norms: Tensor  # (parts,) float64
+    whole_squared_norm: Tensor  # 0-D float64, of the mean gradient over all parts
+    preconditioned: bool = False  # whether norms are taken as Adam sees gradients
 
 
 @dataclass(frozen=True)

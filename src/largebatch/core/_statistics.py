@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 from torch.nn.modules.instancenorm import _InstanceNorm
 
-from largebatch.core._batchnorm import GhostBatchNorm, ghost_layers
+from largebatch.core._batchnorm import GhostBatchNorm, commit_layers, ghost_layers
 from largebatch.core._collective import World
 from largebatch.core._params import unflatten
 
@@ -55,7 +55,8 @@ def commit_statistics(model: nn.Module, summed: Tensor | None = None) -> None:
         summed: `pending_statistics` added over the ranks; None on one rank.
     """
     offset = 0
-    for layer in ghost_layers(model):
+    layers = ghost_layers(model)
+    for layer in layers:
         if summed is not None and layer.running_mean is not None:
             width = layer.num_features
             part = summed[offset : offset + 2 * width + 1]
@@ -64,7 +65,7 @@ def commit_statistics(model: nn.Module, summed: Tensor | None = None) -> None:
             if layer.pending_count:
                 layer.pending_mean = part[:width] / part[-1]
                 layer.pending_var = part[width : 2 * width] / part[-1]
-        layer.commit()
+    commit_layers(layers)
 
 
 def discard_statistics(model: nn.Module) -> None:

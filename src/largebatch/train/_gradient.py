@@ -25,11 +25,11 @@ from largebatch.core import (
     has_batch_norm,
     pending_statistics,
     seed_default,
-    squared_norm,
     swap_dropout,
     total,
     weigh,
 )
+from largebatch.noise import weighted_squared_norm
 from largebatch.recipe import Recipe
 from largebatch.train._execution import autocast_of
 
@@ -99,11 +99,14 @@ class GlobalGradient:
                 "over the whole global batch, in one pass: set ghost_batch_size=32, or leave micro_batch_size out"
             )
 
-    def __call__(self, share: Share, *, parts: int = 1, is_first: bool = True) -> BatchSums:
+    def __call__(
+        self, share: Share, *, parts: int = 1, roots: Sequence[Tensor] | None = None, is_first: bool = True
+    ) -> BatchSums:
         """One or more backward passes and one reduction.
 
         Args:
             parts: show the norms of at least so many partial gradients, as far as there are ghosts.
+            roots: of a diagonal preconditioner, shaped as the parameters: these norms are taken in its metric.
             is_first: False for a second pass on the same batch at displaced weights (SAM): batch-norm statistics stay.
         """
         while True:
@@ -111,7 +114,7 @@ class GlobalGradient:
                 p.grad = None
             try:
                 with nullcontext() if is_first else frozen_statistics(self.model):
-                    return self._accumulate(share, parts, is_first)
+                    return self._accumulate(share, parts, roots, is_first)
             except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
                 if not is_out_of_memory(error):
                     raise
@@ -125,11 +128,11 @@ class GlobalGradient:
         for layer in self._dropouts:
             layer.release()
 
-    def _accumulate(self, share: Share, parts: int, is_first: bool) -> BatchSums:
+    def _accumulate(self, share: Share, parts: int, roots: Sequence[Tensor] | None, is_first: bool) -> BatchSums:
         pieces = self._split(share, -(-parts // self._world.size))
         sums = torch.zeros(3 + len(self._task.metrics), dtype=torch.float32, device=self._device)
         sums = sums.to(self._parameters[0].dtype)
-        splitter = _Splitter(self._parameters) if parts > 1 else None
+        splitter = _Splitter(self._parameters, roots) if parts > 1 else None
         weighted = False
         position = share.start
         for number, (inputs, targets) in enumerate(pieces):
@@ -210,17 +213,22 @@ class GlobalGradient:
 
 @final
 class _Splitter:
-    """Keeps the partial gradients of an update apart: takes each out of `p.grad`, notes its norm, adds it up."""
+    """Keeps the partial gradients of an update apart: takes each out of `p.grad`, notes its norm, adds it up.
 
-    def __init__(self, parameters: Sequence[Tensor]):
+    Args:
+        roots: of a diagonal preconditioner, in whose metric norms are taken.
+    """
+
+    def __init__(self, parameters: Sequence[Tensor], roots: Sequence[Tensor] | None):
         self._parameters = parameters
+        self._roots = roots
         self._sums: list[Tensor | None] = [None] * len(parameters)
         self._norms: list[Tensor] = []
         self._counts: list[Tensor] = []
 
     def take(self, count: Tensor | int) -> None:
         grads = [p.grad for p in self._parameters if p.grad is not None]
-        self._norms.append(squared_norm(grads).double())
+        self._norms.append(self._squared_norm())
         self._counts.append(torch.as_tensor(count, device=grads[0].device).double())
         for i, p in enumerate(self._parameters):
             if p.grad is not None:
@@ -238,7 +246,19 @@ class _Splitter:
         norms = world.gather(torch.stack(self._norms))
         scale = 1.0 if weighted else float(batch_size)
         present = counts > 0
-        return Partials(counts[present], norms[present] * (scale / counts[present]) ** 2)
+        return Partials(
+            counts[present],
+            norms[present] * (scale / counts[present]) ** 2,
+            self._squared_norm(),
+            self._roots is not None,
+        )
+
+    def _squared_norm(self) -> Tensor:
+        """Of the present gradients, 0-D."""
+        present = [i for i, p in enumerate(self._parameters) if p.grad is not None]
+        grads = [self._parameters[i].grad for i in present]
+        roots = None if self._roots is None else [self._roots[i] for i in present]
+        return weighted_squared_norm(grads, roots)  # pyright: ignore[reportArgumentType]
 
 
 def is_out_of_memory(error: Exception) -> bool:

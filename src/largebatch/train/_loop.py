@@ -29,6 +29,7 @@ from largebatch.core import (
     squared_norm,
     swap_batchnorm,
 )
+from largebatch.noise import preconditioner_roots
 from largebatch.recipe import Duration, Recipe, Timeline
 from largebatch.train._divergence import ADVICE, trivial_loss
 from largebatch.train._evaluate import EVALUATION_SAMPLES, evaluate
@@ -151,10 +152,14 @@ class Training:
             group["lr"] = rate
         if wants_norms:
             torch._foreach_copy_(self.before, self.weights)
+        roots = None
+        if any(request.preconditioned for request in asked):
+            roots = preconditioner_roots(optimizer, self.parameters)
+            parts = 1 if roots is None else parts
         passes: list[tuple[BatchSums, Tensor | None]] = []
 
         def compute(first: bool = True) -> None:
-            sums = gradient(share, parts=parts if first else 1, is_first=first)
+            sums = gradient(share, parts=parts if first else 1, roots=roots, is_first=first)
             grads = [p.grad for p in self.parameters if p.grad is not None]
             passes.append((sums, squared_norm(grads) if first and wants_norms else None))
             if recipe.clip_norm is not None:
