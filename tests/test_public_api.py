@@ -35,7 +35,9 @@ SURFACE = {
     "target": "BatchRuns Hyperbola HyperbolaFit SamplesToTarget fit_hyperbola samples_to_target updates_to_target",
     "plan": "ALGORITHMS ComputeFit Link Network NetworkFit OverlapFit Plan PlanRow StepTime all_reduce_counts doublings "
     "estimate expected_maximum fit_compute fit_network fit_overlap goyal seconds_per_update",
-    "study": "DemoResult DemoRow demo",
+    "study": "STUDIES Cell CellCost CellRow Contrast ContrastRow LookRow MeasureRow Measures PathRow PlaneRow RunRow "
+    "SpectrumRow Study StudyCost StudyResult Subject curves find_study open_executor open_question read_study run_study "
+    "study_cost",
     "train": "LAMB LARS SAM Execution Preview Proximal RecipeScheduler Run RunLog TensorBoard "
     "build_augmentation build_model build_optimizer build_scheduler checkpoint_interval fit identity launch "
     "leave_with_parent prepare preview",

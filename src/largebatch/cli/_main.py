@@ -15,7 +15,8 @@ from typing import Any, NamedTuple
 import largebatch
 from largebatch.cli._diagnose import DiagnoseCommand, SharpnessCommand, run_diagnosis, run_sharpness
 from largebatch.cli._output import fail
-from largebatch.cli._show import DemoCommand, TasksCommand, run_demo, show_tasks
+from largebatch.cli._show import TasksCommand, show_tasks
+from largebatch.cli._study import DemoCommand, StudyCommand, run_demo, run_study
 from largebatch.cli._train import TrainCommand, run_training
 
 __all__ = ["main"]
@@ -25,9 +26,10 @@ largebatch: train with large batches without losing accuracy, and know why when 
 
 usage: largebatch VERB …          largebatch VERB --help
 
-  demo       What does a large batch cost, and what wins it back? Four recipes on real digits, a minute.
+  demo       Is a large batch worse, and what wins it back? A dozen recipes on real digits, three minutes.
   train      I have a recipe tuned at batch 256. Train it at 8192, on any number of workers.
   diagnose   My large-batch model is worse. Why?
+  study      Does it hold over seeds, and which remedy works for me?
   tasks      What can I train out of the box, and is its data here?
 
   --help     this text
@@ -61,6 +63,7 @@ def main(arguments: list[str] | None = None) -> int:
         "demo": Verb(DemoCommand, run_demo),
         "train": Verb(TrainCommand, lambda command: run_training(command, words)),
         "diagnose": Verb(DiagnoseCommand, run_diagnosis, appends=False),
+        "study": Verb(StudyCommand, lambda command: run_study(command, words)),
         "tasks": Verb(TasksCommand, show_tasks),
     }
     if words[:2] == ["diagnose", "sharpness"]:

@@ -1,10 +1,10 @@
-"""The verbs `tasks` and `demo`."""
+"""The verb `tasks`."""
 
 from dataclasses import dataclass
 
 from largebatch.cli._output import print_json
 
-__all__ = ["DemoCommand", "TasksCommand", "run_demo", "show_tasks"]
+__all__ = ["TasksCommand", "show_tasks"]
 
 
 @dataclass
@@ -15,19 +15,6 @@ class TasksCommand:
         json: print the table as JSON on stdout.
     """
 
-    json: bool = False
-
-
-@dataclass
-class DemoCommand:
-    """Small batch, large batch, linear rule without and with warmup: on digits, five seeds each.
-
-    Args:
-        seeds: runs of each recipe; an interval needs at least 2.
-        json: print the table as JSON on stdout.
-    """
-
-    seeds: int = 5
     json: bool = False
 
 
@@ -48,13 +35,4 @@ def show_tasks(command: TasksCommand) -> int:
         print("\nhow to get what is not here:")
         print("\n".join(f"  {data}: {where}" for data, where in missing.items()))
     print("\nYour own: largebatch train path/to/file.py:name, where name is a largebatch.core.Task.")
-    return 0
-
-
-def run_demo(command: DemoCommand) -> int:
-    """Run it and print its table; returns the exit code."""
-    from largebatch import study
-
-    result = study.demo(seeds=command.seeds)
-    print_json(result.to_json()) if command.json else print(result.text(), end="")
     return 0

@@ -1,6 +1,6 @@
 """Whatever must train in order to measure."""
 
-from largebatch.study._demo import DemoResult, DemoRow, demo
+from largebatch.study._cost import CellCost, StudyCost, study_cost
 from largebatch.study._design import Cell, Contrast, Measures, Study
 from largebatch.study._executors import open_executor
 from largebatch.study._findings import (
@@ -24,11 +24,10 @@ from largebatch.study._subject import Subject
 __all__ = [
     "STUDIES",
     "Cell",
+    "CellCost",
     "CellRow",
     "Contrast",
     "ContrastRow",
-    "DemoResult",
-    "DemoRow",
     "LookRow",
     "MeasureRow",
     "Measures",
@@ -37,13 +36,14 @@ __all__ = [
     "RunRow",
     "SpectrumRow",
     "Study",
+    "StudyCost",
     "StudyResult",
     "Subject",
     "curves",
-    "demo",
     "find_study",
     "open_executor",
     "open_question",
     "read_study",
     "run_study",
+    "study_cost",
 ]

@@ -1,0 +1,199 @@
+"""Judging: from stored tables to estimates, contrasts and sentences. Numbers only: nothing here trains or measures.
+
+Every comparison is paired by seed and has its 95 % t-interval; the primary contrasts are corrected by Holm 1979; "as good
+as" is said only by non-inferiority with its margin, and a share of a gap only where the gap's own interval excludes 0.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from statistics import fmean
+from typing import NamedTuple
+
+from largebatch.results import (
+    Estimate,
+    fieller_share,
+    holm,
+    mean_interval,
+    non_inferiority,
+    paired_difference,
+    paired_p_value,
+    paired_ratio,
+    seeds_to_settle,
+)
+from largebatch.study._correlate import correlation
+from largebatch.study._design import Contrast, Study
+from largebatch.study._findings import ContrastRow, StudyResult
+from largebatch.study._values import FEWEST_SEEDS, Values, estimated, paired, values_of
+
+__all__ = ["excludes", "judge"]
+
+LEVEL = 0.95
+LOST = ("differs", "closes some of it", "as good within the margin")  # verdicts that a correction may undo
+
+
+class Judgement(NamedTuple):
+    """What a contrast came to."""
+
+    estimate: Estimate
+    p: float
+    verdict: str
+    text: str
+    seeds_needed: int | None = None
+
+
+def judge(study: Study, tables: StudyResult) -> StudyResult:
+    """The tables with estimates, contrasts and answer filled in."""
+    values = values_of(tables)
+    judged = replace(
+        tables,
+        cells=tuple(estimated(cell, tables, values) for cell in tables.cells),
+        contrasts=_corrected([_judged(contrast, values) for contrast in study.contrasts]),
+    )
+    answer = _plain_answer if study.answer is None else study.answer
+    return replace(judged, answer=answer(judged))
+
+
+def excludes(estimate: Estimate, value: float) -> bool:
+    """Whether the whole interval is on one side of a value."""
+    return estimate.low > value or estimate.high < value
+
+
+def _judged(contrast: Contrast, values: Values) -> ContrastRow:
+    found = _KINDS[contrast.kind](contrast, values) or _nothing(contrast, values)
+    more = "" if found.seeds_needed is None else f"; about {found.seeds_needed} seeds would settle it"
+    return ContrastRow(
+        name=contrast.name, question=contrast.question, kind=contrast.kind, a=contrast.a, b=contrast.b,
+        metric=contrast.metric, estimate=found.estimate, primary=contrast.primary, margin=contrast.margin, p=found.p,
+        p_holm=math.nan, verdict=found.verdict, sentence=f"{contrast.name}: {found.text} ({found.verdict}{more})",
+        seeds_needed=found.seeds_needed,
+    )  # fmt: skip
+
+
+def _difference(contrast: Contrast, values: Values) -> Judgement | None:
+    a, b = paired(values, contrast.metric, [contrast.a, contrast.b])
+    if len(a) < FEWEST_SEEDS:
+        return None
+    found = paired_difference(a, b, unit=_unit(contrast))
+    differs = excludes(found, 0.0)
+    needed = None if differs else seeds_to_settle(_minus(a, b))
+    text = f"{_words(contrast.metric)}, {contrast.a} − {contrast.b}: {found}"
+    return Judgement(found, paired_p_value(a, b), "differs" if differs else "not told apart", text, needed)
+
+
+def _non_inferiority(contrast: Contrast, values: Values) -> Judgement | None:
+    a, b = paired(values, contrast.metric, [contrast.a, contrast.b])
+    if len(a) < FEWEST_SEEDS or contrast.margin is None:
+        return None
+    if contrast.metric.endswith("loss"):
+        a, b = [-v for v in a], [-v for v in b]
+    found = non_inferiority(a, b, margin=contrast.margin, unit=_unit(contrast))
+    within = f"within {contrast.margin:g} {_unit(contrast)}".strip()
+    if found.holds:
+        verdict, said = "as good within the margin", f"{contrast.a} is as good as {contrast.b}, {within}"
+    elif found.difference.high < -contrast.margin:
+        verdict, said = "worse", f"{contrast.a} is worse than {contrast.b}, not {within}"
+    else:
+        verdict, said = "not shown", f"that {contrast.a} is as good as {contrast.b}, {within}, is not shown"
+    needed = seeds_to_settle(_minus(a, b), threshold=-contrast.margin) if verdict == "not shown" else None
+    return Judgement(found.difference, found.p, verdict, f"{said}; difference {found.difference}", needed)
+
+
+def _ratio(contrast: Contrast, values: Values) -> Judgement | None:
+    both = paired(values, contrast.metric, [contrast.a, contrast.b])
+    pairs = [(x, y) for x, y in zip(*both, strict=True) if x > 0 and y > 0]
+    if len(pairs) < FEWEST_SEEDS:
+        return None
+    found = paired_ratio([x for x, _ in pairs], [y for _, y in pairs])
+    logs = [math.log(x / y) for x, y in pairs]
+    differs = excludes(found, 1.0)
+    needed = None if differs else seeds_to_settle(logs)
+    p = paired_p_value(logs, [0.0] * len(logs))
+    text = f"{_words(contrast.metric)}, {contrast.a} ÷ {contrast.b}: {found}"
+    return Judgement(found, p, "differs" if differs else "not told apart", text, needed)
+
+
+def _share(contrast: Contrast, values: Values) -> Judgement | None:
+    a, b, base = paired(values, contrast.metric, [contrast.a, contrast.b, contrast.base])
+    if len(a) < FEWEST_SEEDS:
+        return None
+    part, whole = _minus(a, b), _minus(base, b)
+    found, gap = fieller_share(part, whole), mean_interval(whole, unit=_unit(contrast))
+    if math.isnan(found.value):
+        text = f"no gap here: {contrast.base} − {contrast.b} is {gap}, so there is no share for {contrast.a} to close"
+        return Judgement(found, math.nan, "no gap", text, seeds_to_settle(whole))
+    closes = found.low > 0
+    share = f"{100 * found.value:.0f} % [{100 * found.low:.0f}, {100 * found.high:.0f}]"
+    text = f"{contrast.a} closes {share} of the gap of {gap} from {contrast.b} to {contrast.base}"
+    verdict = "closes some of it" if closes else "not told apart from none"
+    return Judgement(found, paired_p_value(a, b), verdict, text, None if closes else seeds_to_settle(part))
+
+
+def _correlation(contrast: Contrast, values: Values) -> Judgement | None:
+    by_seed: dict[int, list[tuple[float, float]]] = {}
+    for cell in contrast.cells:
+        for seed, row in values.get(cell, {}).items():
+            pair = (row.get(contrast.against, math.nan), row.get(contrast.metric, math.nan))
+            if all(map(math.isfinite, pair)):
+                by_seed.setdefault(seed, []).append(pair)
+    found = correlation([pairs for pairs in by_seed.values() if len(pairs) >= 3])
+    if found is None or found.n < FEWEST_SEEDS:
+        return None
+    verdict = "goes with it" if excludes(found, 0.0) else "not told apart from chance"
+    about = f"{_words(contrast.against)} and {_words(contrast.metric)} over {len(contrast.cells)} cells"
+    return Judgement(found, math.nan, verdict, f"rank correlation of {about}: {found}")
+
+
+def _nothing(contrast: Contrast, values: Values) -> Judgement:
+    columns = paired(values, contrast.metric, [name for name in (contrast.a, contrast.b) if name] or [""])
+    n = len(columns[0])
+    value = fmean(_minus(*columns)) if n and len(columns) == 2 and contrast.kind == "difference" else math.nan
+    told = f"{n} of at least {FEWEST_SEEDS} seeds have finished in all its cells"
+    return Judgement(Estimate(value, math.nan, math.nan, math.nan, n, note=told), math.nan, "too few runs", told)
+
+
+_KINDS: dict[str, Callable[[Contrast, Values], Judgement | None]] = {
+    "difference": _difference, "non-inferiority": _non_inferiority, "ratio": _ratio, "share": _share,
+    "correlation": _correlation,
+}  # fmt: skip
+
+
+def _corrected(rows: list[ContrastRow]) -> tuple[ContrastRow, ...]:
+    """Primary ones first, with Holm's p."""
+    primary = [row for row in rows if row.primary]
+    adjusted = holm([row.p for row in primary])
+    named = [_with_holm(row, p) for row, p in zip(primary, adjusted, strict=True)]
+    return (*named, *(row for row in rows if not row.primary))
+
+
+def _with_holm(row: ContrastRow, p: float) -> ContrastRow:
+    """What holds alone may not hold as one of several questions."""
+    if math.isnan(p):
+        return row
+    is_lost = row.verdict in LOST and p > 1 - LEVEL
+    verdict, tail = ("not after correction", "; not after correction") if is_lost else (row.verdict, "")
+    return replace(row, p_holm=p, verdict=verdict, sentence=f"{row.sentence}, Holm's p = {p:.2g}{tail}")
+
+
+def _minus(a: list[float], b: list[float]) -> list[float]:
+    return [x - y for x, y in zip(a, b, strict=True)]
+
+
+def _unit(contrast: Contrast) -> str:
+    return "points" if contrast.metric.endswith("accuracy") else ""
+
+
+def _words(metric: str) -> str:
+    return metric.replace("_", " ")
+
+
+def _plain_answer(tables: StudyResult) -> tuple[str, ...]:
+    """Of a user's own study: its primary contrasts, or its best cell where it named none."""
+    told = tuple(row.sentence for row in tables.contrasts if row.primary)
+    if told:
+        return told
+    scored = [cell for cell in tables.cells if "test_accuracy" in cell.estimates]
+    best = max(scored, key=lambda cell: cell.estimates["test_accuracy"].value, default=None)
+    return (
+        () if best is None else (f"the best test accuracy is that of {best.name}: {best.estimates['test_accuracy']}",)
+    )

@@ -1,0 +1,89 @@
+"""What a study will take, before it starts: gradients by count, hours by timing one pass of each kind of cell."""
+
+from dataclasses import dataclass
+
+from largebatch import train
+from largebatch.core import data_size, has_batch_norm
+from largebatch.recipe import Recipe
+from largebatch.results import Column, Result, Table
+from largebatch.study._design import Cell, Study
+from largebatch.study._looks import MAX_PRODUCTS, look_updates
+from largebatch.study._plan import gradient_cost, total_updates
+
+__all__ = ["CellCost", "StudyCost", "study_cost"]
+
+SHARPNESS_PASSES = 25  # of one kind in one mode, about
+PRODUCT_PASSES = 2.0
+
+
+@dataclass(frozen=True)
+class CellCost(Result):
+    """One cell.
+
+    Args:
+        updates: of one run.
+        gradient_cost: per-sample gradients of one run, in millions.
+        run_seconds: of one run with all that is measured of it.
+    """
+
+    name: str
+    updates: int
+    gradient_cost: float
+    run_seconds: float
+
+
+@dataclass(frozen=True)
+class StudyCost(Result):
+    """All cells; `hours` with so many workers, on a machine that has a core for each."""
+
+    name: str
+    seeds: int
+    workers: int
+    cells: tuple[CellCost, ...]
+    hours: float
+
+    def text(self) -> str:
+        """For a terminal."""
+        columns = ["cell", Column("updates"), Column("gradients", "million"), Column("one run", "s", ".1f")]
+        table = Table(columns, [[c.name, c.updates, c.gradient_cost, c.run_seconds] for c in self.cells]).text()
+        runs = len(self.cells) * self.seeds
+        return (
+            f"{table}\n{self.name}: {len(self.cells)} cells × {self.seeds} seed(s) = {runs} runs, about {self.hours:.2g} "
+            f"hours with {self.workers} worker(s), measurements included\n"
+        )
+
+
+def study_cost(study: Study, *, workers: int = 2) -> StudyCost:
+    """Time one pass of each kind of cell, train nothing.
+
+    Raises:
+        ValueError: a cell that does not fit its task.
+    """
+    speeds: dict[tuple[object, ...], float] = {}
+    cells = tuple(_cell_cost(study, cell, speeds) for cell in study.cells)
+    seconds = sum(cell.run_seconds for cell in cells) * len(study.seeds)
+    return StudyCost(study.name, len(study.seeds), workers, cells, seconds / workers / 3600)
+
+
+def _cell_cost(study: Study, cell: Cell, speeds: dict[tuple[object, ...], float]) -> CellCost:
+    subject, recipe, plan = study.subject_of(cell), cell.recipe, study.measures
+    task = subject.load()
+    size = data_size(task.train)
+    key = (subject, recipe.global_batch_size, recipe.ghost_batch_size, recipe.optimizer)
+    if key not in speeds:
+        found = train.preview(task, recipe)
+        speeds[key] = found.expected_seconds / max(1, found.total_samples)
+    looks = look_updates(recipe, size, plan)
+    extra = len(looks) * min(size, plan.look_samples)
+    extra += sum(looks.values()) * min(size, plan.curvature_samples) * MAX_PRODUCTS * PRODUCT_PASSES
+    extra += _epochs(recipe, size) * data_size(task.held_out) / 3
+    if "sharpness" in cell.measures:
+        modes = 2 if has_batch_norm(train.build_model(task, study.seeds[0])) else 1
+        extra += modes * len(plan.sharpness) * SHARPNESS_PASSES * min(size, plan.sharpness_samples)
+    gradients = gradient_cost(recipe, size)
+    seconds = (gradients * 1e6 + extra) * speeds[key]
+    return CellCost(cell.name, total_updates(recipe, size), gradients, seconds)
+
+
+def _epochs(recipe: Recipe, size: int) -> float:
+    return 1e6 * gradient_cost(recipe, size) / size
