@@ -28,7 +28,7 @@ SURFACE = {
     "recipe": "Change Duration Phase Recipe Schedule Timeline Warmup",
     "curvature": "CallableOperator Density Eigenpairs GGN Hessian LambdaMax Operator Trace as_operator density hutchpp "
     "lanczos sampling_error trace",
-    "noise": "NoiseScale noise_and_signal",
+    "noise": "NoiseEstimate NoiseScale Watch example_partials noise_and_signal preconditioner_roots weighted_squared_norm",
     "diagnose": "HYPOTHESES SHARPNESS Diagnosis DiagnosisCost Evidence ExpectedCost Inquiry Kind LinearRule Measurement "
     "Path Plan Plane Row RunRecord RunSharpness SharpnessTable Spectrum StoredRun Survey Verdict expected_cost "
     "explain_gap judge linear_rule path plane read_run redo sharpness sharpness_all spectrum",
