@@ -20,6 +20,7 @@ ROOMS = [
     "train",
     "diagnose",
     "plan",
+    "probe",
     "study",
     "cli",
 ]
@@ -33,11 +34,14 @@ SURFACE = {
     "Path Plan Plane Row RunRecord RunSharpness SharpnessTable Spectrum StoredRun Survey Verdict expected_cost "
     "explain_gap judge linear_rule path plane read_run redo sharpness sharpness_all spectrum",
     "target": "BatchRuns Hyperbola HyperbolaFit SamplesToTarget fit_hyperbola samples_to_target updates_to_target",
-    "plan": "ALGORITHMS ComputeFit Link Network NetworkFit OverlapFit Plan PlanRow StepTime all_reduce_counts doublings "
-    "estimate expected_maximum fit_compute fit_network fit_overlap goyal seconds_per_update",
-    "study": "STUDIES Cell CellCost CellRow Contrast ContrastRow LookRow MeasureRow Measures PathRow PlaneRow RunRow "
-    "SpectrumRow Study StudyCost StudyResult Subject curves find_study open_executor open_question read_study run_study "
-    "study_cost",
+    "plan": "ALGORITHMS ComputeFit Link Network NetworkFit OverlapFit Plan PlanRow RunCost StepTime all_reduce_counts "
+    "doublings estimate expected_maximum fit_compute fit_network fit_overlap goyal picture read_run_cost "
+    "seconds_per_update",
+    "probe": "Agreement CriticalBatch Route by_branches by_noise_scale by_sweep critical_batch_size largest_recovered",
+    "study": "STUDIES Branch Branches Cell CellCost CellRow Contrast ContrastRow LookRow MeasureRow Measures PathRow "
+    "PlaneRow ProbeCost ProbePlan RouteCost RunRow SpectrumRow StepMeasurement Study StudyCost StudyResult Subject Sweep "
+    "Trial branch_batches curves find_study measure_steps open_executor open_question probe_cost read_study run_probe "
+    "run_study study_cost sweep_batches time_updates",
     "train": "LAMB LARS SAM Execution Preview Proximal RecipeScheduler Run RunLog TensorBoard "
     "build_augmentation build_model build_optimizer build_scheduler checkpoint_interval fit identity launch "
     "leave_with_parent prepare preview",

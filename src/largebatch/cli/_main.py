@@ -15,6 +15,8 @@ from typing import Any, NamedTuple
 import largebatch
 from largebatch.cli._diagnose import DiagnoseCommand, SharpnessCommand, run_diagnosis, run_sharpness
 from largebatch.cli._output import fail
+from largebatch.cli._plan import PlanCommand, run_plan
+from largebatch.cli._probe import ProbeCommand, run_probe
 from largebatch.cli._show import TasksCommand, show_tasks
 from largebatch.cli._study import DemoCommand, StudyCommand, run_demo, run_study
 from largebatch.cli._train import TrainCommand, run_training
@@ -28,8 +30,10 @@ usage: largebatch VERB …          largebatch VERB --help
 
   demo       Is a large batch worse, and what wins it back? A dozen recipes on real digits, three minutes.
   train      I have a recipe tuned at batch 256. Train it at 8192, on any number of workers.
+  probe      How large a batch still pays, for this model on this data?
   diagnose   My large-batch model is worse. Why?
   study      Does it hold over seeds, and which remedy works for me?
+  plan       What do N workers cost me, in hours and money?
   tasks      What can I train out of the box, and is its data here?
 
   --help     this text
@@ -62,8 +66,10 @@ def main(arguments: list[str] | None = None) -> int:
     verbs = {
         "demo": Verb(DemoCommand, run_demo),
         "train": Verb(TrainCommand, lambda command: run_training(command, words)),
+        "probe": Verb(ProbeCommand, run_probe, appends=False),
         "diagnose": Verb(DiagnoseCommand, run_diagnosis, appends=False),
         "study": Verb(StudyCommand, lambda command: run_study(command, words)),
+        "plan": Verb(PlanCommand, run_plan, appends=False),
         "tasks": Verb(TasksCommand, show_tasks),
     }
     if words[:2] == ["diagnose", "sharpness"]:

@@ -15,7 +15,9 @@ from largebatch.plan._measured import (
     seconds_per_update,
 )
 from largebatch.plan._network import ALGORITHMS, Link, Network, all_reduce_counts
+from largebatch.plan._picture import picture
 from largebatch.plan._plan import Plan, PlanRow, doublings
+from largebatch.plan._run import RunCost, read_run_cost
 from largebatch.plan._time import StepTime, expected_maximum
 
 __all__ = [
@@ -27,6 +29,7 @@ __all__ = [
     "OverlapFit",
     "Plan",
     "PlanRow",
+    "RunCost",
     "StepTime",
     "all_reduce_counts",
     "doublings",
@@ -36,5 +39,7 @@ __all__ = [
     "fit_network",
     "fit_overlap",
     "goyal",
+    "picture",
+    "read_run_cost",
     "seconds_per_update",
 ]

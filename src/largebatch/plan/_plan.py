@@ -113,7 +113,7 @@ class Plan(Result):
 
     def text(self) -> str:
         """The table and what it says, for a terminal; of a long plan the doublings."""
-        rows = self.rows if len(self.columns["workers"]) <= _SHOWN else tuple(self._rows(self._doublings()))
+        rows = self.shown(_SHOWN)
         heads = [
             Column("workers"),
             Column("batch"),
@@ -132,6 +132,10 @@ class Plan(Result):
         stop = f"stop at {self.stop_at} workers [{self.stop_at_low}, {self.stop_at_high}]: {self.rule}"
         return "\n".join([Table(heads, table).text(), stop, *self.notes])
 
+    def shown(self, most: int) -> tuple[PlanRow, ...]:
+        """All rows, or of a plan with more than `most` its doublings and where to stop."""
+        return self.rows if len(self.columns["workers"]) <= most else tuple(self._rows(self._doublings()))
+
     def _rows(self, indices: Integers) -> Iterator[PlanRow]:
         columns = [column[indices].tolist() for column in self.columns.values()]
         for values in zip(*columns, strict=True):
@@ -140,7 +144,8 @@ class Plan(Result):
     def _doublings(self) -> Integers:
         """The rows nearest to doublings of the first, and the last."""
         workers = self.columns["workers"]
-        return np.unique([np.abs(workers - w).argmin() for w in doublings(int(workers[0]), int(workers[-1]))])
+        wanted = (*doublings(int(workers[0]), int(workers[-1])), self.stop_at)
+        return np.unique([np.abs(workers - w).argmin() for w in wanted])
 
 
 def doublings(first: int, last: int) -> tuple[int, ...]:

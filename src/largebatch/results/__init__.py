@@ -1,7 +1,8 @@
 """Results as values, and the files they are kept in. No torch."""
 
+from largebatch.results._chart import Chart, Series
 from largebatch.results._folder import RunFolder, run_digest
-from largebatch.results._json import decode, encode, json_text, read_json, write_json
+from largebatch.results._json import decode, encode, json_text, read_json, replace_file, write_json
 from largebatch.results._mistakes import from_zero, positive, refuse
 from largebatch.results._quantiles import student_quantile
 from largebatch.results._result import Estimate, Result
@@ -26,12 +27,14 @@ from largebatch.results._tests import (
 
 __all__ = [
     "Cell",
+    "Chart",
     "Column",
     "Estimate",
     "LineFit",
     "NonInferiority",
     "Result",
     "RunFolder",
+    "Series",
     "Table",
     "decode",
     "encode",
@@ -48,6 +51,7 @@ __all__ = [
     "positive",
     "read_json",
     "refuse",
+    "replace_file",
     "run_digest",
     "seeds_to_settle",
     "student_quantile",

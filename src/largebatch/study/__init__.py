@@ -1,5 +1,6 @@
 """Whatever must train in order to measure."""
 
+from largebatch.study._branches import Branch, Branches, branch_batches
 from largebatch.study._cost import CellCost, StudyCost, study_cost
 from largebatch.study._design import Cell, Contrast, Measures, Study
 from largebatch.study._executors import open_executor
@@ -17,12 +18,17 @@ from largebatch.study._findings import (
     read_study,
 )
 from largebatch.study._open_question import open_question
+from largebatch.study._probe import ProbeCost, ProbePlan, RouteCost, probe_cost, run_probe
 from largebatch.study._runner import run_study
+from largebatch.study._step_times import StepMeasurement, measure_steps, time_updates
 from largebatch.study._studies import STUDIES, find_study
 from largebatch.study._subject import Subject
+from largebatch.study._sweep import Sweep, Trial, sweep_batches
 
 __all__ = [
     "STUDIES",
+    "Branch",
+    "Branches",
     "Cell",
     "CellCost",
     "CellRow",
@@ -33,17 +39,29 @@ __all__ = [
     "Measures",
     "PathRow",
     "PlaneRow",
+    "ProbeCost",
+    "ProbePlan",
+    "RouteCost",
     "RunRow",
     "SpectrumRow",
+    "StepMeasurement",
     "Study",
     "StudyCost",
     "StudyResult",
     "Subject",
+    "Sweep",
+    "Trial",
+    "branch_batches",
     "curves",
     "find_study",
+    "measure_steps",
     "open_executor",
     "open_question",
+    "probe_cost",
     "read_study",
+    "run_probe",
     "run_study",
     "study_cost",
+    "sweep_batches",
+    "time_updates",
 ]

@@ -130,7 +130,7 @@ def fit_hyperbola(
     reached: Mapping[int, Sequence[float]],
     *,
     missed: Mapping[int, Sequence[float]] | None = None,
-    period: float | None = None,
+    period: float | Mapping[int, float] | None = None,
     unit: str = "samples",
     samples_per_unit: float = 1.0,
     level: float = 0.95,
@@ -140,7 +140,8 @@ def fit_hyperbola(
     Args:
         reached: by global batch, one value per seed, in `unit`: at which evaluation the target was first met.
         missed: by global batch, how far the runs went that never met it, one value each.
-        period: samples from one evaluation to the next, in `unit`; None reads it off the values.
+        period: samples from one evaluation to the next, in `unit`, for all batches or for each; None reads it off the
+            values.
         unit: "samples" or "epochs"; every value is in it.
         samples_per_unit: 1, or the samples of an epoch.
         level: the probability with which the intervals cover.
@@ -154,12 +155,9 @@ def fit_hyperbola(
     missed = missed or {}
     _refuse_bad_runs(reached, missed, period, samples_per_unit, level)
     source = "given" if period is not None else "inferred"
-    if period is None:
-        gap = smallest_gap(list(reached.values()))
-        # Without two different values nothing tells the period; 0 takes every value as exact.
-        period = 0.0 if math.isnan(gap) else gap
     sizes = sorted({size for size, values in [*reached.items(), *missed.items()] if len(values)})
-    runs = [_runs(size, reached.get(size, ()), missed.get(size, ()), period) for size in sizes]
+    periods = _periods(reached, sizes, period)
+    runs = [_runs(size, reached.get(size, ()), missed.get(size, ()), periods[size]) for size in sizes]
     cells, sigma, freedom = summaries(runs)
     means = [cell for cell in cells if cell.reached]
     scatter = _scatter(means, level)
@@ -168,11 +166,36 @@ def fit_hyperbola(
     p = _lack_of_fit(means, freedom, level)
     least, critical, updates = _parameters(scan, len(means), unit, samples_per_unit, level)
     fit = HyperbolaFit(
-        least, critical, updates, seeds, scatter, p, True, "", cells, period, source, unit, samples_per_unit, level
+        least,
+        critical,
+        updates,
+        seeds,
+        scatter,
+        p,
+        True,
+        "",
+        cells,
+        max(periods.values()),
+        source,
+        unit,
+        samples_per_unit,
+        level,
     )
     predictions = [fit.predict(cell.batch_size) for cell in cells]
     fits, reason = verdict(cells, predictions, scatter.value, p, unit)
     return replace(fit, fits=fits, reason=reason)
+
+
+def _periods(
+    reached: Mapping[int, Sequence[float]], sizes: Sequence[int], period: float | Mapping[int, float] | None
+) -> Mapping[int, float]:
+    if isinstance(period, Mapping):
+        return period
+    if period is None:
+        gap = smallest_gap(list(reached.values()))
+        # Without two different values nothing tells the period; 0 takes every value as exact.
+        period = 0.0 if math.isnan(gap) else gap
+    return dict.fromkeys(sizes, period)
 
 
 def _runs(size: float, reached: Sequence[float], missed: Sequence[float], period: float) -> Runs:
@@ -242,7 +265,7 @@ def _parameters(
 def _refuse_bad_runs(
     reached: Mapping[int, Sequence[float]],
     missed: Mapping[int, Sequence[float]],
-    period: float | None,
+    period: float | Mapping[int, float] | None,
     samples_per_unit: float,
     level: float,
 ) -> None:
@@ -263,8 +286,8 @@ def _refuse_bad_runs(
             f"reached: expected runs that reached the target at 2 batches or more, got {usable}; "
             "measure another batch, or ask for an easier target"
         )
-    if period is not None:
-        mistakes += positive("period", period, "the samples between evaluations", "or None to read it off the values")
+    for value in period.values() if isinstance(period, Mapping) else [] if period is None else [period]:
+        mistakes += positive("period", value, "the samples between evaluations", "or None to read it off the values")
     mistakes += positive(
         "samples_per_unit", samples_per_unit, "the samples of one unit", "an epoch has the training set's"
     )

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from largebatch.core import Observer, Task, data_size, world_from_environment
+from largebatch.core import Checkpoint, Observer, Task, data_size, world_from_environment
 from largebatch.recipe import Duration, Recipe, Timeline
 from largebatch.train._check import prepare
 from largebatch.train._execution import Execution
@@ -28,6 +28,7 @@ def fit(
     *,
     seed: int = 0,
     out: str | Path | None = None,
+    start: Checkpoint | None = None,
     observers: Sequence[Observer] = (),
     execution: Execution | None = None,
     checkpoint_every: str = "1ep",
@@ -43,6 +44,8 @@ def fit(
         seed: of the initial weights, the order of the data, augmentation and dropout.
         out: run folder, in which {task} and {digest} are filled in. None writes nothing. A folder with an unfinished run
             of the same identity is continued, a finished one returns its result.
+        start: weights, statistics and optimiser state to begin with, as a checkpoint of another run of this task holds them;
+            samples count from 0. None: the initial ones of `seed`.
         observers: onlookers, see `core.Observer`.
         execution: device, micro-batch, loader: how to compute, never what.
         checkpoint_every: a duration such as "1ep" or "500steps".
@@ -56,6 +59,8 @@ def fit(
     execution = Execution() if execution is None else execution
     cadence = checkpoint_interval(checkpoint_every)
     model, device = prepare(task, recipe, execution, seed=seed)
+    if start is not None:
+        model.load_state_dict(start.model_state())
     digest = "" if out is None else identity(task, recipe, seed, model)
     devices = [device] if device.type == "cuda" else []
     with world_from_environment(device) as world, torch.random.fork_rng(devices=devices), stop_requests() as stop:
@@ -73,6 +78,7 @@ def fit(
                 execution=execution,
                 store=store,
                 stop=stop,
+                moments=None if start is None else start.training_state()["optimizer"],
                 checkpoint_every=cadence,
                 log_every=log_every or _log_every(recipe, task),
             )

@@ -64,6 +64,7 @@ class Training:
     stop: StopRequest
     checkpoint_every: Duration
     log_every: int
+    moments: dict[str, Any] | None = None  # state of the optimiser to begin with
 
     def __post_init__(self) -> None:
         self.device = next(self.model.parameters()).device
@@ -87,7 +88,7 @@ class Training:
         timelines = [Timeline(recipe, data_size(self.task.train)) for recipe, _ in phases]
         self.observers = observers
         self.store.open(self.recipe, self.task, self.seed)
-        carried = self._resume()
+        carried = self._resume() or self.moments
         for note in self.store.notes:
             _tell(note, self.world)
         total = sum(timeline.total_samples for timeline in timelines)
@@ -305,7 +306,7 @@ class Training:
 
 def _phases(recipe: Recipe) -> list[tuple[Recipe, str]]:
     """The recipe and its successors, each with what it carries over from the one before."""
-    phases: list[tuple[Recipe, str]] = [(recipe, "weights")]
+    phases: list[tuple[Recipe, str]] = [(recipe, "all")]
     while phases[-1][0].then is not None:
         following = phases[-1][0].then
         phases.append((following.recipe, following.carry))
