@@ -22,6 +22,8 @@ ROOMS = [
     "plan",
     "probe",
     "study",
+    "check",
+    "integrations",
     "cli",
 ]
 
@@ -45,6 +47,8 @@ SURFACE = {
     "train": "LAMB LARS SAM Execution Preview Proximal RecipeScheduler Run RunLog TensorBoard "
     "build_augmentation build_model build_optimizer build_scheduler checkpoint_interval fit identity launch "
     "leave_with_parent prepare preview",
+    "check": "CULPRITS CheckResult Conformance ConformanceCase Finding Watch conformance loop reference",
+    "integrations": "Parts lightning_callback transformers_callback",
     "cli": "main",
 }
 

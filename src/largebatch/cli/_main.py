@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import largebatch
+from largebatch.cli._check import CheckCommand, run_check, split_words
 from largebatch.cli._diagnose import DiagnoseCommand, SharpnessCommand, run_diagnosis, run_sharpness
 from largebatch.cli._output import fail
 from largebatch.cli._plan import PlanCommand, run_plan
@@ -31,6 +32,7 @@ usage: largebatch VERB …          largebatch VERB --help
   demo       Is a large batch worse, and what wins it back? A dozen recipes on real digits, three minutes.
   train      I have a recipe tuned at batch 256. Train it at 8192, on any number of workers.
   probe      How large a batch still pays, for this model on this data?
+  check      Is my own training loop computing the gradient it should?
   diagnose   My large-batch model is worse. Why?
   study      Does it hold over seeds, and which remedy works for me?
   plan       What do N workers cost me, in hours and money?
@@ -74,8 +76,11 @@ def main(arguments: list[str] | None = None) -> int:
     }
     if words[:2] == ["diagnose", "sharpness"]:
         return _run(Verb(SharpnessCommand, run_sharpness, appends=False), "diagnose sharpness", rest[1:])
+    if verb == "check":
+        ours, theirs = split_words(rest)
+        return _run(Verb(CheckCommand, lambda command: run_check(command, theirs)), "check", ours)
     if verb not in verbs:
-        return fail(f"verb: expected one of {', '.join(verbs)}, got {verb!r}; see largebatch --help")
+        return fail(f"verb: expected one of {', '.join([*verbs, 'check'])}, got {verb!r}; see largebatch --help")
     return _run(verbs[verb], verb, rest)
 
 

@@ -1,0 +1,154 @@
+"""How an applied gradient combines the micro-batches: the weighting, the factor, and what was added.
+
+The exact weighting is c_i = 1/N with N = Σ n_i. The others here are those that trainers are known to use instead; they
+are the same where all counts are equal. A weighting is recognised up to a factor, and the factor is looked at afterwards:
+
+    a = s·Σ_i c_i·G_i + λ_1·w_matrices + λ_2·w_vectors + κ·a_previous
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+
+from largebatch.check._evidence import Evidence, Update, Vector
+
+__all__ = ["WEIGHTINGS", "Fit", "fit", "fits", "is_close", "own_gradient"]
+
+Weighting = Callable[[Update, int], Vector]
+
+
+def _global(update: Update, world_size: int) -> Vector:
+    return np.full(len(update.sums), 1 / update.counts.sum())
+
+
+def _by_position(update: Update, world_size: int) -> Vector:
+    """Exact over the ranks in every accumulation step, but a plain mean over the steps."""
+    positions = _positions(update)
+    totals = np.bincount(positions, weights=update.counts)
+    return 1 / (update.accumulation * totals[positions])
+
+
+def _by_rank(update: Update, world_size: int) -> Vector:
+    """Exact over the steps of each rank, but a plain mean over the ranks."""
+    totals = np.bincount(update.ranks, weights=update.counts, minlength=world_size)
+    return 1 / (world_size * totals[update.ranks])
+
+
+def _by_micro_batch(update: Update, world_size: int) -> Vector:
+    """The mean of the means of all micro-batches."""
+    return 1 / (world_size * update.accumulation * np.maximum(update.counts, 1e-300))
+
+
+def _positions(update: Update) -> np.ndarray:
+    seen: dict[int, int] = {}
+    positions = []
+    for part in update.micro_batches:
+        positions.append(seen.get(part.rank, 0))
+        seen[part.rank] = positions[-1] + 1
+    return np.array(positions, dtype=np.int64)
+
+
+WEIGHTINGS: dict[str, Weighting] = {
+    "global": _global,
+    "steps": _by_position,
+    "ranks": _by_rank,
+    "micro-batches": _by_micro_batch,
+}
+"""Weightings by what is averaged plainly, the exact one first."""
+
+
+@dataclass(frozen=True)
+class Fit:
+    """What explains an applied gradient.
+
+    Args:
+        weighting: a name of WEIGHTINGS; "" where none of them fits.
+        scale: s, against that weighting; NaN where none fits.
+        decay: λ for matrices and for vectors.
+        carried: κ, the share of the gradient before.
+        deviation: ‖a − g‖/‖g‖.
+    """
+
+    weighting: str
+    scale: float
+    decay: tuple[float, float] = (0.0, 0.0)
+    carried: float = 0.0
+    deviation: float = 0.0
+
+    @property
+    def is_exact(self) -> bool:
+        """Nothing but the exact mean times a factor."""
+        return self.weighting == "global" and not any(self.decay) and not self.carried
+
+
+def is_close(value: float, expected: float, tolerance: float = 2e-3) -> bool:
+    """Relative."""
+    return abs(value - expected) <= tolerance * abs(expected)
+
+
+def fits(run: Evidence) -> list[tuple[Update, Fit]]:
+    """Every update that has a reference, with what explains rank 0's gradient."""
+    return [(update, fit(update, run.world_size)) for update in run.updates if update.is_judged]
+
+
+def fit(update: Update, world_size: int, rank: int = 0) -> Fit:
+    """The simplest explanation of what rank `rank` applied: a weighting alone, then with decay, then with the update "
+    "before."""
+    return _fit(_Key(update), world_size, rank)
+
+
+class _Key:
+    """An update by identity: arrays have no hash."""
+
+    def __init__(self, update: Update):
+        self.update = update
+
+    def __hash__(self) -> int:
+        return id(self.update)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Key) and other.update is self.update
+
+
+@lru_cache(maxsize=4096)
+def _fit(key: _Key, world_size: int, rank: int) -> Fit:
+    update = key.update
+    applied = update.applied[rank]
+    deviation = float(np.linalg.norm(applied - update.reference) / max(np.linalg.norm(update.reference), 1e-300))
+    limit = rounding(update) * float(np.linalg.norm(applied))
+    added = [("decay", row) for row in update.weights if row.any()], [("previous", update.previous)]
+    for extra in ([], *[terms for terms in added if terms and all(row.any() for _, row in terms)]):
+        for name, weighting in WEIGHTINGS.items():
+            mean = weighting(update, world_size) @ update.sums
+            columns = np.stack([mean, *[row for _, row in extra]], axis=1)
+            solution, *_ = np.linalg.lstsq(columns, applied, rcond=None)
+            if np.linalg.norm(columns @ solution - applied) > limit or not solution[0]:
+                continue
+            if extra and extra[0][0] == "previous":
+                return Fit(name, float(solution[0]), carried=float(solution[1]), deviation=deviation)
+            decay = iter(solution[1:])
+            shares = [float(next(decay)) if extra and row.any() else 0.0 for row in update.weights]
+            return Fit(name, float(solution[0]), (shares[0], shares[1]), deviation=deviation)
+    return Fit("", float("nan"), deviation=deviation)
+
+
+def rounding(update: Update) -> float:
+    """Relative error of the applied gradient that rounding explains: more where the micro-batches cancel."""
+    parts = float(np.linalg.norm(update.sums, axis=1).sum() / update.counts.sum())
+    return max(update.tolerance, 4e-6 * parts / max(float(np.linalg.norm(update.reference)), 1e-300))
+
+
+def own_gradient(update: Update, rank: int) -> bool:
+    """Whether a rank applied the gradient of its own samples alone, up to a factor."""
+    mine = update.ranks == rank
+    if not mine.any():
+        return False
+    applied, sums, counts = update.applied[rank], update.sums[mine], update.counts[mine]
+    limit = rounding(update) * np.linalg.norm(applied)
+    for mean in (sums.sum(0), (sums / np.maximum(counts, 1e-300)[:, None]).sum(0)):
+        scale = float(applied @ mean / max(float(mean @ mean), 1e-300))
+        if np.linalg.norm(applied - scale * mean) <= limit and scale:
+            return True
+    return False

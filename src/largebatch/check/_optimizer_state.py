@@ -1,0 +1,104 @@
+"""What happens to rates, momenta, clipping and loss scales between two updates, and each tensor's first step."""
+
+from typing import Any, final
+
+import torch
+from torch import Tensor, nn
+from torch.optim.optimizer import Optimizer
+
+__all__ = ["OptimizerLog", "first_steps", "has_trust_ratio"]
+
+
+@final
+class OptimizerLog:
+    """Collects events; an update takes those since the update before."""
+
+    def __init__(self) -> None:
+        self.name = ""
+        self._calls: dict[int, list[int]] = {}
+        self._clips: list[dict[str, Any]] = []
+        self._loss_scale = 1.0
+        self._is_scaled = False
+        self._buffers: dict[int, float] = {}
+        self._decays: dict[int, float] = {}
+
+    def scheduled(self, scheduler: object, position: int) -> None:
+        """A scheduler stepped."""
+        self._calls.setdefault(id(scheduler), []).append(position)
+
+    def clipped(self, position: int, norm: float, limit: float) -> None:
+        """Gradients were clipped by norm."""
+        self._clips.append({"position": position, "norm": norm, "limit": limit, "is_scaled": self._is_scaled})
+
+    def scaled(self, scale: float) -> None:
+        """A loss was multiplied by a GradScaler."""
+        self._loss_scale, self._is_scaled = scale, True
+
+    def unscaled(self) -> None:
+        """Gradients were divided by it."""
+        self._is_scaled = False
+
+    def events(self) -> dict[str, Any]:
+        """Those since the last call."""
+        calls = max(self._calls.values(), key=len, default=[])
+        taken = {"scheduler_calls": calls, "clips": self._clips, "loss_scale": self._loss_scale,
+                 "rates": [], "decays": [], "momenta": [], "buffer_drift": 1.0}  # fmt: skip
+        self._calls, self._clips, self._loss_scale = {}, [], 1.0
+        return taken
+
+    def look(self, optimizer: Optimizer, step: dict[str, Any]) -> None:
+        """Note an optimiser's settings before its step."""
+        self.name = self.name or type(optimizer).__name__
+        groups = optimizer.param_groups
+        step["rates"] += [float(group.get("lr", float("nan"))) for group in groups]
+        step["decays"] += [float(group.get("weight_decay", 0.0)) for group in groups]
+        for group in groups:
+            self._decays |= {id(p): float(group.get("weight_decay", 0.0)) for p in group["params"]}
+        if isinstance(optimizer, torch.optim.SGD):
+            step["momenta"] += [float(group["momentum"]) for group in groups]
+            earlier = self._buffers.get(id(optimizer), 0.0)
+            if earlier:
+                step["buffer_drift"] = _buffer_norm(optimizer) / earlier
+
+    def remember(self, optimizer: Optimizer) -> None:
+        """Note what a step left behind."""
+        if isinstance(optimizer, torch.optim.SGD):
+            self._buffers[id(optimizer)] = _buffer_norm(optimizer)
+
+    def parameters(self, module: nn.Module) -> list[dict[str, Any]]:
+        """Every trainable parameter with its decay, NaN where no optimiser has it."""
+        return [
+            {"name": name, "dimensions": p.dim(), "decay": self._decays.get(id(p), float("nan"))}
+            for name, p in module.named_parameters()
+            if p.requires_grad
+        ]
+
+
+def _buffer_norm(optimizer: Optimizer) -> float:
+    buffers = [
+        state["momentum_buffer"] for state in optimizer.state.values() if state.get("momentum_buffer") is not None
+    ]
+    return float(torch.stack(torch._foreach_norm(buffers)).norm()) if buffers else 0.0
+
+
+def has_trust_ratio(optimizer: Optimizer) -> bool:
+    """Whether it calls itself a LARS or a LAMB."""
+    name = type(optimizer).__name__.lower()
+    return "lars" in name or "lamb" in name
+
+
+def first_steps(optimizer: Optimizer, after: dict[str, Tensor], before: dict[str, Tensor]) -> list[dict[str, Any]]:
+    """The fields of FirstStep for every tensor that has a gradient."""
+    settings = {id(p): group for group in optimizer.param_groups for p in group["params"]}
+    found = []
+    for name, p in after.items():
+        if p.grad is None or name not in before:
+            continue
+        w, g, group = before[name].double(), p.grad.double(), settings[id(p)]
+        decay = float(group.get("weight_decay", 0.0))
+        found.append({
+            "name": name, "elements": p.numel(), "weight_norm": float(w.norm()), "gradient_norm": float(g.norm()),
+            "decayed_norm": float((g + decay * w).norm()), "step_norm": float((p.detach().double() - w).norm()),
+            "rate": float(group["lr"]), "decay": decay,
+        })  # fmt: skip
+    return found

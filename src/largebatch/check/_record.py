@@ -1,0 +1,333 @@
+"""The recorder: one process's own account of its updates, from hooks that any loop runs into.
+
+A *pass* is a forward pass of the watched module whose output is later differentiated; the passes since the last step are the
+micro-batches of an update. An update begins at the first optimizer step after them (several optimizers may step) and ends
+with the next pass. Passes are replayed before the step, with their inputs, random state, mode and autocast as they were.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from typing import Any, cast, final
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
+from torch.optim.lr_scheduler import LRScheduler
+from torch.optim.optimizer import Optimizer, register_optimizer_step_post_hook, register_optimizer_step_pre_hook
+
+from largebatch.check._coordinates import Coordinates
+from largebatch.check._frameworks import frameworks_watched
+from largebatch.check._optimizer_state import OptimizerLog, first_steps, has_trust_ratio
+from largebatch.check._patches import replaced
+from largebatch.check._reference import Reference, StepLoss, listen
+from largebatch.check._replay import Pass, begin_pass, replay
+from largebatch.check._samples import SampleLog
+from largebatch.core import current_world
+
+__all__ = ["Enough", "Recorder"]
+
+AFTER_EPOCH = 2  # updates watched in the second epoch
+PATIENCE = 20  # updates to wait for a second epoch once loaders end early
+
+
+class Enough(BaseException):
+    """The recorder has seen what it needs; not an Exception, so that the user's own handlers let it pass."""
+
+
+@final
+class Recorder:
+    """Watches this process while `installed`; `record()` is what it saw, of plain data and tensors.
+
+    Args:
+        updates: watched at most, before loaders end their epoch early.
+        gradients: of the first updates that are replayed; those at the end of the epoch are too.
+        on_progress: told (updates, micro-batches of the present one) as they happen.
+    """
+
+    def __init__(self, updates: int = 100, gradients: int = 8, on_progress: Callable[[int, int], None] | None = None):
+        self._limit = updates
+        self._gradients = gradients
+        self._on_progress = on_progress or (lambda updates, passes: None)
+        self._samples = SampleLog()
+        self._reference: Reference | None = None
+        self._coordinates: Coordinates | None = None
+        self._optimizers = OptimizerLog()
+        self._window: list[Pass] = []
+        self._updates: list[dict[str, Any]] = []
+        self._is_open = False
+        self._is_replaying = False
+        self._most_passes = 1
+        self._steps = 0
+        self._raw: tuple[int, Tensor] | None = None
+        self._previous: Tensor | None = None
+        self._first: dict[str, Tensor] = {}
+        self._first_steps: list[dict[str, Any]] = []
+        self._hooks: list[Any] = []
+        self._problem = ""
+        self._world_size = 1
+
+    @contextmanager
+    def installed(self) -> Iterator[None]:
+        """Inside, this process is watched; afterwards it is as before."""
+        with ExitStack() as stack:
+            stack.enter_context(listen(self))
+            stack.enter_context(self._samples.installed())
+            stack.enter_context(frameworks_watched(self))
+            for owner in (torch.nn.utils, torch.nn.utils.clip_grad):
+                stack.enter_context(replaced(owner, "clip_grad_norm_", self._clip))
+            stack.enter_context(replaced(LRScheduler, "step", self._schedule))
+            stack.enter_context(replaced(torch.amp.GradScaler, "scale", self._scale))
+            stack.enter_context(replaced(torch.amp.GradScaler, "unscale_", self._unscale))
+            stack.enter_context(replaced(torch.amp.GradScaler, "step", self._scaler_step))
+            self._hooks.append(register_optimizer_step_pre_hook(cast(Any, self._before_step)))
+            self._hooks.append(register_optimizer_step_post_hook(cast(Any, self._after_step)))
+            try:
+                yield
+            finally:
+                self._close()
+                for hook in self._hooks:
+                    hook.remove()
+
+    @property
+    def updates(self) -> int:
+        """Complete updates so far."""
+        return len(self._updates) - self._is_open
+
+    def watch(self, reference: Reference) -> None:
+        """Replay the passes of this reference's module; what the user tells goes before what a trainer is found to do."""
+        if self._reference is not None and (isinstance(reference, StepLoss) or self._updates):
+            return
+        self._reference = reference
+        self._coordinates = Coordinates(reference.module)
+        if not isinstance(reference, StepLoss):  # a trainer's own step tells of itself, by `passing`
+            module = reference.module
+            self._hooks.append(module.register_forward_pre_hook(self._forward_begins, with_kwargs=True))
+            self._hooks.append(module.register_forward_hook(self._forward_ends, with_kwargs=True))
+
+    def passing(self, args: tuple[Any, ...], kwargs: Mapping[str, Any], run: Callable[[], Any]) -> Any:
+        """Run one of a trainer's own steps, as a pass of the module that was told for it."""
+        if self._is_replaying:
+            return run()
+        begun = self._begin(args, kwargs)
+        output = run()
+        self._end(begun, output)
+        return output
+
+    def record(self) -> dict[str, Any]:
+        """What was seen: dictionaries, lists, numbers, texts and tensors."""
+        self._close()
+        readings = self._samples.training
+        reference, loader = self._reference, readings[0].loader if readings else None
+        sampler = getattr(loader, "sampler", None)
+        module = reference.module if reference else None
+        return {
+            "updates": self._updates,
+            "steps": self._steps,
+            "problem": self._problem,
+            "has_reference": reference is not None,
+            "epochs": [
+                {"number": r.number, "indices": list(r.indices), "is_complete": r.is_complete}
+                for r in readings
+                if r.indices
+            ],
+            "data_size": _size(loader),
+            "with_replacement": bool(getattr(sampler, "replacement", False)),
+            "drops_last": bool(getattr(loader, "drop_last", False) or getattr(sampler, "drop_last", False)),
+            "has_batch_norm": module is not None and any(isinstance(m, _NormBase) for m in module.modules()),
+            "parameters": self._optimizers.parameters(module) if module is not None else [],
+            "optimizer": self._optimizers.name,
+            "first_steps": self._first_steps,
+            "world_size": self._world_size,
+        }
+
+    # Passes
+
+    def _forward_begins(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if not self._is_replaying:
+            self._pending = self._begin(args, kwargs)
+
+    def _forward_ends(self, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+        if not self._is_replaying:
+            self._end(self._pending, output)
+
+    def _begin(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Pass | None:
+        reference, coordinates = self._reference, self._coordinates
+        if reference is None or coordinates is None or not torch.is_grad_enabled() or not reference.module.training:
+            return None
+        self._close()
+        if self._has_enough():
+            raise Enough
+        begun = begin_pass(self._samples, args, kwargs)
+        begun.is_replayed = self._is_near(begun)
+        if begun.is_replayed:
+            begun.weights = coordinates.of_weights()
+        return begun
+
+    def _is_near(self, begun: Pass) -> bool:
+        """Whether this update's gradient is to be replayed: at the start and at the end of an epoch."""
+        if self._samples.is_ending:
+            return False
+        if self._window:
+            return self._window[0].is_replayed
+        if len(self._updates) < self._gradients:
+            return True
+        reading = begun.origin.batch.reading if begun.origin else None
+        return (
+            reading is not None and reading.number == 1 and reading.stream.length - reading.batches < self._most_passes
+        )
+
+    def _end(self, begun: Pass | None, output: Any) -> None:
+        if begun is not None:
+            begun.when_differentiated(output, self._differentiated)
+
+    def _differentiated(self, done: Pass) -> None:
+        if done not in self._window:
+            self._window.append(done)
+            self._on_progress(len(self._updates), len(self._window))
+
+    def _has_enough(self) -> bool:
+        done, epochs = len(self._updates), len(self._samples.training)
+        if not epochs:
+            return done >= self._limit
+        if done >= self._limit:
+            self._samples.is_ending = True
+        if epochs > 1:
+            return sum(update["epoch"] > 1 for update in self._updates) >= AFTER_EPOCH
+        return done >= self._limit + PATIENCE
+
+    # Steps
+
+    def _before_step(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if self._is_replaying:
+            return None
+        closure = args[1] if len(args) > 1 else kwargs.get("closure")
+        if closure is None:
+            self._look(optimizer)
+            return None
+        looked = False
+
+        def looking() -> Any:  # the gradients are there only after the closure; SAM calls it twice, the first counts
+            nonlocal looked
+            value = closure()
+            if not looked:
+                self._look(optimizer)
+                looked = True
+            return value
+
+        if len(args) > 1:
+            return (args[0], looking, *args[2:]), kwargs
+        return args, {**kwargs, "closure": looking}
+
+    def _look(self, optimizer: Optimizer) -> None:
+        self._steps += 1
+        if self._window:
+            self._open()
+        if self._is_open and self._coordinates is not None:
+            self._updates[-1]["gradient"].update(self._coordinates.gradients(optimizer))
+            self._optimizers.look(optimizer, self._updates[-1]["step"])
+            if len(self._updates) == 1 and has_trust_ratio(optimizer):
+                self._first |= {n: p.detach().clone() for n, p in self._coordinates.named(optimizer).items()}
+
+    def _open(self) -> None:
+        """A new update from the passes since the last one."""
+        assert self._reference is not None
+        assert self._coordinates is not None
+        window, self._window = self._window, []
+        self._world_size = current_world().size
+        self._most_passes = max(self._most_passes, len(window))
+        origin = window[0].origin
+        update: dict[str, Any] = {
+            "epoch": origin.batch.reading.number if origin else 1,
+            "micro_batches": [done.described() for done in window],
+            "gradient": {},
+            "step": self._optimizers.events(),
+            "sums": [],
+            "is_moved": False,
+            "tolerance": max(done.tolerance for done in window),
+        }
+        self._updates.append(update)
+        self._is_open = True
+        if not all(done.is_replayed for done in window):
+            self._raw = None
+            return
+        update["weights"] = weights = self._coordinates.of_weights()
+        update["is_vector"] = self._coordinates.is_vector()
+        update["is_moved"] = any(not torch.equal(done.weights, weights) for done in window)
+        self._is_replaying = True
+        try:
+            for done, described in zip(window, update["micro_batches"], strict=True):
+                found = replay(self._reference, done)
+                if isinstance(found, str):
+                    self._problem = self._problem or f"update {len(self._updates)}: {found}"
+                    update["sums"] = []
+                    break
+                described["count"] = found[1]
+                update["sums"].append(self._coordinates.pick(found[0]))
+        finally:
+            self._is_replaying = False
+        acted = [clip for clip in update["step"]["clips"] if clip["norm"] > clip["limit"]]
+        if self._raw is not None and self._raw[0] == len(window) and acted:
+            update["raw"] = self._raw[1]
+        self._raw = None
+
+    def _after_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+        if self._is_replaying:
+            return
+        self._optimizers.remember(optimizer)
+        if self._first and len(self._updates) == 1 and self._coordinates is not None:
+            self._first_steps += first_steps(optimizer, self._coordinates.named(optimizer), self._first)
+            self._first = {}
+
+    def _close(self) -> None:
+        """The update is complete: put its gradient together."""
+        if not self._is_open or self._coordinates is None:
+            return
+        self._is_open = False
+        update = self._updates[-1]
+        gradient = update.pop("gradient")
+        update["step"]["without_gradient"] = self._coordinates.missing(gradient)
+        if update["sums"]:
+            update["applied"] = self._coordinates.assemble(gradient)
+            update["previous"] = self._previous
+        self._previous = self._coordinates.assemble(gradient) if "weights" in update else None
+        self._on_progress(len(self._updates), 0)
+
+    # What stands in for torch's functions
+
+    def _clip(self, original: Any, parameters: Any, max_norm: float, *args: Any, **kwargs: Any) -> Any:
+        tensors = [parameters] if isinstance(parameters, Tensor) else list(parameters)
+        if self._coordinates is not None and self._window and (self._raw is None or self._raw[0] < len(self._window)):
+            self._raw = len(self._window), self._coordinates.present_gradient()
+        norm = original(tensors, max_norm, *args, **kwargs)
+        self._optimizers.clipped(len(self._window), float(norm), float(max_norm))
+        return norm
+
+    def _schedule(self, original: Any, scheduler: LRScheduler, *args: Any, **kwargs: Any) -> Any:
+        self._optimizers.scheduled(scheduler, len(self._window))
+        return original(scheduler, *args, **kwargs)
+
+    def _scale(self, original: Any, scaler: Any, outputs: Any) -> Any:
+        if scaler.is_enabled():
+            scaled = original(scaler, outputs)  # the first call makes the scale
+            self._optimizers.scaled(float(scaler.get_scale()))
+            return scaled
+        return original(scaler, outputs)
+
+    def _unscale(self, original: Any, scaler: Any, optimizer: Optimizer) -> Any:
+        self._optimizers.unscaled()
+        return original(scaler, optimizer)
+
+    def _scaler_step(self, original: Any, scaler: Any, optimizer: Optimizer, *args: Any, **kwargs: Any) -> Any:
+        before = self._steps
+        result = original(scaler, optimizer, *args, **kwargs)
+        if scaler.is_enabled() and self._steps == before:  # infinite gradients: the update is skipped on purpose
+            self._window.clear()
+            self._optimizers.events()
+        return result
+
+
+def _size(loader: Any) -> int:
+    try:
+        return len(loader.dataset) if loader is not None else 0
+    except TypeError:
+        return 0

@@ -1,0 +1,238 @@
+"""Which samples a loop read: every DataLoader's index lists, and the way from a tensor back to its samples.
+
+Batches leave a DataLoader in the order of their index lists, whatever the number of workers or how far a trainer
+prefetches. A model's input is traced to its batch by its memory (slices share it), else by order.
+"""
+
+import hashlib
+import math
+import random
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, cast, final
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, get_worker_info
+from torch.utils.data._utils.fetch import _MapDatasetFetcher
+from torch.utils.data.dataloader import _BaseDataLoaderIter
+
+from largebatch.check._patches import replaced
+from largebatch.check._reference import tensors_in
+
+__all__ = ["Batch", "Origin", "Reading", "SampleLog", "random_state_digest"]
+
+KEPT_BATCHES = 16  # batches a trainer may hold before it uses them
+
+
+@final
+class Reading:
+    """One pass over a loader: what it was asked for and gave."""
+
+    def __init__(self, loader: "DataLoader[Any]"):
+        self.loader = loader
+        self.number = 0  # the epoch, from 1, once a model was trained on it
+        self.asked: deque[tuple[int, ...]] = deque()
+        self.indices: list[int] = []
+        self.batches = 0
+        self.is_complete = False
+
+    @property
+    def remaining(self) -> float:
+        """Batches still to come; infinite where the loader cannot tell."""
+        try:
+            return len(self.loader) - self.batches
+        except TypeError:
+            return math.inf
+
+
+@final
+class Batch:
+    """What a loader gave, kept until it has been used."""
+
+    def __init__(self, content: Any, reading: Reading, indices: tuple[int, ...], noise: str):
+        self.content = content
+        self.reading = reading
+        self.indices = indices
+        self.noise = noise
+        self.tensors = {t.untyped_storage().data_ptr(): t for t in tensors_in(content) if t.dim() > 0}
+        self.size = max((len(t) for t in self.tensors.values()), default=0)
+        self.used = 0  # rows
+
+
+@final
+class Origin:
+    """Where a model's input came from: rows of a batch."""
+
+    def __init__(self, batch: Batch, first: int, rows: int):
+        self.batch = batch
+        self.rows = slice(first, first + rows)
+
+    @property
+    def indices(self) -> tuple[int, ...]:
+        """Positions in the data set; () where the loader has none."""
+        return self.batch.indices[self.rows]
+
+    @property
+    def targets(self) -> Any:
+        """What the batch holds beside the inputs, for these rows."""
+        content = self.batch.content
+        if isinstance(content, Mapping):
+            return self._cut(content)
+        rest = cast(Sequence[Any], content)[1:] if isinstance(content, tuple | list) else ()
+        return self._cut(rest[0] if len(rest) == 1 else tuple(rest))
+
+    def _cut(self, value: Any) -> Any:
+        if isinstance(value, Tensor):
+            return value[self.rows] if value.dim() and len(value) == self.batch.size else value
+        if isinstance(value, Mapping):
+            return {key: self._cut(item) for key, item in cast(Mapping[Any, Any], value).items()}
+        if isinstance(value, tuple | list):
+            return tuple(self._cut(item) for item in cast(Sequence[Any], value))
+        return value
+
+
+@final
+class SampleLog:
+    """Watches every DataLoader of this process while installed."""
+
+    def __init__(self) -> None:
+        self.is_ending = False
+        """Loaders end their epoch early, so that the next one begins."""
+        self.training: list[Reading] = []
+        """The readings that were trained on, one an epoch."""
+        self._loaders: dict[int, DataLoader[Any]] = {}  # by their index sampler, which iterators know
+        self._is_random: bool | None = None
+        self._kept: deque[Batch] = deque(maxlen=KEPT_BATCHES)
+        self._noise = ""
+
+    @contextmanager
+    def installed(self) -> Iterator[None]:
+        """Inside, loaders are watched."""
+        with (
+            replaced(DataLoader, "__iter__", self._begin),
+            replaced(_BaseDataLoaderIter, "_next_index", self._ask),
+            replaced(_BaseDataLoaderIter, "__next__", self._give),
+            replaced(_MapDatasetFetcher, "fetch", self._fetch),
+        ):
+            yield
+
+    def trace(self, args: tuple[Any, ...], kwargs: Mapping[str, Any], rows: int) -> Origin | None:
+        """The batch rows that a pass was given; their reading is then one that is trained on."""
+        origin = self._by_memory((*args, *kwargs.values()), rows) or self._by_order(rows)
+        if origin is not None:
+            origin.batch.used = max(origin.batch.used, origin.rows.stop)
+            reading = origin.batch.reading
+            if not reading.number:
+                self.training.append(reading)
+                reading.number = len(self.training)
+        return origin
+
+    def _by_memory(self, values: Sequence[Any], rows: int) -> Origin | None:
+        for tensor in tensors_in(list(values)):
+            for batch in reversed(self._kept):
+                base = batch.tensors.get(tensor.untyped_storage().data_ptr())
+                if base is None or not tensor.dim() or not base.stride(0):
+                    continue
+                first = (tensor.data_ptr() - base.data_ptr()) // (base.stride(0) * base.element_size())
+                return Origin(batch, first, rows)
+        return None
+
+    def _by_order(self, rows: int) -> Origin | None:
+        for batch in self._kept:
+            if batch.size - batch.used >= rows and batch.used < batch.size:
+                return Origin(batch, batch.used, rows)
+        return None
+
+    # What stands in for torch's functions; `original` is the one it replaces.
+
+    def _begin(self, original: Any, loader: "DataLoader[Any]") -> Any:
+        self._loaders[id(loader._index_sampler)] = loader
+        if loader._iterator is not None:  # persistent workers use one iterator for all epochs
+            loader._iterator.__dict__.pop("_largebatch_reading", None)
+        return original(loader)
+
+    def _reading(self, iterator: Any) -> Reading | None:
+        loader = self._loaders.get(id(iterator._index_sampler))
+        if "_largebatch_reading" not in iterator.__dict__ and loader is not None:
+            iterator._largebatch_reading = Reading(loader)
+        return iterator.__dict__.get("_largebatch_reading")
+
+    def _ask(self, original: Any, iterator: Any) -> Any:
+        asked = original(iterator)
+        reading = self._reading(iterator)
+        if reading is not None:
+            reading.asked.append(_as_indices(asked))
+        return asked
+
+    def _give(self, original: Any, iterator: Any) -> Any:
+        reading = self._reading(iterator)
+        if reading is None:
+            return original(iterator)
+        if self.is_ending and reading.batches > 0:
+            raise StopIteration
+        self._noise = ""
+        try:
+            content = original(iterator)
+        except StopIteration:
+            reading.is_complete = True
+            raise
+        indices = reading.asked.popleft() if reading.asked else ()
+        noise = self._noise if iterator._num_workers == 0 else self._noise_of_workers(iterator, reading, indices)
+        reading.batches += 1
+        reading.indices.extend(indices)
+        self._kept.append(Batch(content, reading, indices, noise))
+        return content
+
+    def _fetch(self, original: Any, fetcher: Any, asked: Any) -> Any:
+        if get_worker_info() is not None:
+            return original(fetcher, asked)
+        before = random_state_digest()
+        content = original(fetcher, asked)
+        self._noise = before if random_state_digest() != before else ""
+        return content
+
+    def _noise_of_workers(self, iterator: Any, reading: Reading, indices: tuple[int, ...]) -> str:
+        """Loader workers seed themselves from the iterator's base seed; whether they draw is tried here once."""
+        if self._is_random is None and indices:
+            with kept_random_state():
+                before = random_state_digest()
+                reading.loader.dataset[indices[0]]
+                self._is_random = random_state_digest() != before
+        return f"{iterator._base_seed}:{reading.batches}" if self._is_random else ""
+
+
+def _as_indices(asked: Any) -> tuple[int, ...]:
+    items = cast(Sequence[Any], asked) if isinstance(asked, list | tuple) else [asked]
+    try:
+        return tuple(int(item) for item in items)
+    except (TypeError, ValueError):
+        return ()
+
+
+def random_state_digest() -> str:
+    """Of the generators that augmentation draws from: torch's, Python's, numpy's."""
+    digest = hashlib.blake2b(torch.get_rng_state().numpy().tobytes(), digest_size=8)
+    digest.update(str(hash(random.getstate())).encode())
+    state = cast(tuple[Any, ...], np.random.get_state())  # noqa: NPY002
+    digest.update(state[1].tobytes() + str(state[2]).encode())
+    return digest.hexdigest()
+
+
+@contextmanager
+def kept_random_state() -> Iterator[None]:
+    """Inside, random numbers may be drawn; afterwards nothing was."""
+    states = torch.get_rng_state(), random.getstate(), np.random.get_state()  # noqa: NPY002
+    try:
+        yield
+    finally:
+        set_random_state(states)
+
+
+def set_random_state(states: tuple[Tensor, Any, Any]) -> None:
+    """Of torch's, Python's and numpy's global generators."""
+    torch.set_rng_state(states[0])
+    random.setstate(states[1])
+    np.random.set_state(states[2])  # noqa: NPY002

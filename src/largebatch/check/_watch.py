@@ -1,0 +1,74 @@
+"""The check inside a run that goes on: the first updates of somebody's real training, judged over all its ranks."""
+
+import io
+import sys
+from contextlib import ExitStack
+from typing import Any, final
+
+import torch
+from torch import Tensor, nn
+
+from largebatch.check._assemble import assemble
+from largebatch.check._frameworks import lightning_watched
+from largebatch.check._judge import judge
+from largebatch.check._record import Recorder
+from largebatch.check._reference import ModelLoss, Reference, unwrapped
+from largebatch.check._verdict import CheckResult
+from largebatch.core import World, current_world
+
+__all__ = ["Watch"]
+
+
+@final
+class Watch:
+    """Records this process from now until `finish`. Only what needs no second run can be found.
+
+        watch = check.Watch()
+        watch.model(model)          # or .reference(...), or .lightning(module)
+        ...                         # at least one update
+        print(watch.finish().text())
+
+    Args:
+        gradients: of the first updates that are held against the reference.
+    """
+
+    def __init__(self, gradients: int = 1):
+        self._recorder = Recorder(updates=sys.maxsize, gradients=gradients)
+        self._stack = ExitStack()
+        self._stack.enter_context(self._recorder.installed())
+
+    @property
+    def updates(self) -> int:
+        """Complete updates so far."""
+        return self._recorder.updates
+
+    def reference(self, reference: Reference) -> None:
+        """Hold the gradients against this reference."""
+        self._recorder.watch(reference)
+
+    def model(self, model: nn.Module) -> None:
+        """A model whose output has a mean `loss`, as those of transformers have."""
+        self._recorder.watch(ModelLoss(unwrapped(model)))
+
+    def lightning(self, module: nn.Module) -> None:
+        """A Lightning module, by its `training_step`."""
+        self._stack.enter_context(lightning_watched(module, self._recorder))
+
+    def finish(self) -> CheckResult:
+        """Leave this process as it was, and judge. On several ranks all must call it."""
+        self._stack.close()
+        record = self._recorder.record()
+        world = current_world()
+        if not record["updates"]:
+            return CheckResult("error", reason="no update was seen while it watched", workers=world.size)
+        return judge(assemble(_from_all_ranks(record, world)))
+
+
+def _from_all_ranks(record: dict[str, Any], world: World) -> list[dict[str, Any]]:
+    """Every rank's record, on every rank."""
+    buffer = io.BytesIO()
+    torch.save(record, buffer)
+    own = torch.frombuffer(bytearray(buffer.getvalue()), dtype=torch.uint8)
+    lengths = world.gather(torch.tensor([len(own)]))
+    parts: tuple[Tensor, ...] = world.gather(own).split(lengths.tolist())
+    return [torch.load(io.BytesIO(part.numpy().tobytes()), weights_only=True) for part in parts]

@@ -1,0 +1,140 @@
+"""Each culprit of aggregation is found in evidence that has it, and not in evidence that nearly has it."""
+
+import numpy as np
+import pytest
+from loop_evidence import run, scaled, update
+
+from largebatch.check import _culprits_factor as factor
+from largebatch.check._aggregate import fit, fits
+from largebatch.check._judge import findings
+
+COUNTS = ((8, 3), (7, 5))
+SHORT = ((4,), (6,))
+
+
+def test_the_exact_mean_is_no_finding():
+    assert findings(run(scaled(1), scaled(1, SHORT, 2))) == ()
+
+
+@pytest.mark.parametrize(
+    ("culprit", "full", "short", "size"),
+    [  # with W = 3 workers and A = 2 micro-batches, of which the last window has 1
+        (factor.summed_over_workers, 3, 3, 3),
+        (factor.divided_by_workers_twice, 1 / 3, 1 / 3, 3),
+        (factor.accumulation_not_divided, 2, 1, 3),
+        (factor.accumulation_divided_twice, 1 / 2, 1, 3),
+        (factor.short_last_window, 1, 1 / 2, 3),
+        (factor.not_divided_by_count, 23 + 6, 10 + 3, 3),
+        (factor.not_divided_by_count, (23 + 6) / 3, (10 + 3) / 3, 3),
+    ],
+)
+def test_a_wrong_factor_has_a_name(culprit, full, short, size):
+    three, last = (*COUNTS, (4, 2)), (*SHORT, (3,))
+    found = culprit(run(scaled(full, three), scaled(short, last, 2), world_size=size))
+    assert found is not None
+    assert found.severity == "wrong"
+    assert found.others == ()
+    assert found.ratio == pytest.approx(full if full != 1 else short, rel=1e-6)
+    assert culprit.__name__ == found.culprit
+    nearly = run(scaled(full * 1.01, three), scaled(short * 1.01, last, 2), world_size=size)
+    assert culprit(nearly) is None
+    assert [f.culprit for f in findings(nearly)] == ["unknown_factor"]
+
+
+def test_a_factor_of_one_update_is_told_with_its_number():
+    found = factor.accumulation_not_divided(run(scaled(1, SHORT), scaled(2, number=2)))
+    assert found.update == 2
+    assert found.evidence == (
+        "update 2: your gradient is 2 × the reference: the loss was not divided by the 2 accumulation steps"
+    )
+
+
+def test_two_causes_of_one_factor_are_both_named_and_a_second_run_tells_them_apart():
+    first = run(scaled(2))
+    (both,) = findings(first)
+    assert (both.culprit, both.others) == ("summed_over_workers", ("accumulation_not_divided",))
+    at_three = (*COUNTS, (1, 2))
+    for ratio, name in ((3, "summed_over_workers"), (2, "accumulation_not_divided")):
+        (found,) = findings(first, run(scaled(ratio, at_three), world_size=3))
+        assert (found.culprit, found.others) == (name, ())
+
+
+def test_a_short_window_tells_them_apart_as_well():
+    (found,) = findings(run(scaled(2), scaled(2, SHORT, 2)))
+    assert (found.culprit, found.others) == ("summed_over_workers", ())
+
+
+def test_two_mistakes_at_once_are_two_findings():
+    found = findings(run(scaled(6, (*COUNTS, (2, 2))), scaled(3, (*SHORT, (1,)), 2), world_size=3))
+    assert {f.culprit for f in found} == {"summed_over_workers", "accumulation_not_divided"}
+    assert all("together with" in f.evidence for f in found)
+
+
+def test_a_loss_scale_that_is_not_removed():
+    from largebatch.check._evidence import Step
+
+    left = [scaled(1024, steps=(Step(0, loss_scale=1024.0), Step(1, loss_scale=1024.0)))]
+    removed = [scaled(1, steps=left[0].steps)]
+    assert findings(run(*left))[0].culprit == "loss_scale_not_removed"
+    assert findings(run(*removed)) == ()
+
+
+def means(counts):
+    """The weight of each sample under a plain mean of means."""
+    parts = sum(len(row) for row in counts)
+    return [[1 / (parts * n) for n in row] for row in counts]
+
+
+@pytest.mark.parametrize(
+    ("counts", "weights", "over"),
+    [
+        (COUNTS, means(COUNTS), "micro-batches"),
+        (COUNTS, [[1 / 22, 1 / 22], [1 / 24, 1 / 24]], "ranks"),
+        (COUNTS, [[1 / 30, 1 / 16], [1 / 30, 1 / 16]], "steps"),
+    ],
+)
+def test_a_mean_of_means_is_told_by_what_is_averaged_plainly(counts, weights, over):
+    found = factor.mean_of_means(run(update(counts=counts, weights=weights)))
+    assert f"the plain mean over {over} of means" in found.evidence
+    assert "(8, 3, 7, 5)" in found.evidence
+    assert found.ratio == pytest.approx(1)
+
+
+def test_a_mean_of_means_over_equal_counts_is_the_exact_mean():
+    counts = ((4, 4), (4, 4))
+    assert findings(run(update(counts=counts, weights=means(counts)))) == ()
+
+
+def test_a_mean_of_means_with_a_factor_has_both():
+    tripled = [[3 * w for w in row] for row in means(COUNTS)]
+    names = {f.culprit for f in findings(run(update(weights=tripled)))}
+    assert names == {"mean_of_means", "unknown_factor"}
+
+
+def test_gradients_clipped_by_hand_are_no_unknown_factor():
+    updates = []
+    for number in (1, 2, 3):
+        whole = scaled(1, number=number)
+        limit = 0.5 / np.linalg.norm(whole.applied[0])
+        updates.append(scaled(limit, number=number))
+    assert findings(run(*updates)) == ()
+    updates[1] = scaled(0.9 * limit, number=2)
+    assert [f.culprit for f in findings(run(*updates))] == ["unknown_factor"]
+
+
+def test_rounding_is_no_finding_and_a_thousandth_is():
+    rng = np.random.default_rng(1)
+    exact = scaled(1)
+    direction = rng.normal(size=exact.applied.shape[1])
+    unit = direction / np.linalg.norm(direction) * np.linalg.norm(exact.applied[0])
+    for off, count in ((1e-5, 0), (1e-3, 1)):
+        moved = scaled(1, applied=exact.applied + off * unit)
+        assert len(findings(run(moved))) == count
+        assert fit(moved, 2).deviation == pytest.approx(off, rel=1e-3)
+
+
+def test_updates_without_a_replay_are_not_judged():
+    bare = scaled(3)
+    object.__setattr__(bare, "sums", np.zeros((0, 0)))
+    assert fits(run(bare)) == []
+    assert findings(run(bare)) == ()
