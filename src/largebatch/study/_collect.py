@@ -28,6 +28,7 @@ from largebatch.study._findings import (
 )
 from largebatch.study._pictures import PictureJob, read_picture
 from largebatch.study._plan import PlannedRun, RunPlan, gradient_cost, total_updates
+from largebatch.study._stacked_run import STACKED
 from largebatch.study._work import FILE
 
 __all__ = ["Collector"]
@@ -93,7 +94,7 @@ class Collector:
         folder = os.path.relpath(run.job.folder, self._plan.out)
         return RunRow(
             run.cell.name, run.seed, run.digest, result["status"], result["reason"], result["updates"], result["samples"],
-            result["seconds"], bool(result.get("stacked", False)), result["metrics"], folder,
+            result["seconds"], STACKED in result["notes"], result["metrics"], folder,
         )  # fmt: skip
 
     def _cell_row(self, cell: Cell) -> CellRow:

@@ -148,6 +148,22 @@ class Study:
         """The same study with seeds 0 to number − 1."""
         return replace(self, seeds=tuple(range(number)))
 
+    def without(self, *parts: str) -> "Study":
+        """The same study without the cells whose names contain any of `parts`, and without what is asked of them."""
+        cells = tuple(cell for cell in self.cells if not any(part in cell.name for part in parts))
+        left = {cell.name for cell in cells}
+        contrasts = tuple(
+            contrast
+            for contrast in (replace(c, cells=tuple(n for n in c.cells if n in left)) for c in self.contrasts)
+            if not _contrast_mistakes(contrast, left)
+        )
+        measures = replace(
+            self.measures, paths=tuple(pair for pair in self.measures.paths if left.issuperset(pair)),
+            planes=tuple(name for name in self.measures.planes if name in left),
+            spectra=tuple(name for name in self.measures.spectra if name in left),
+        )  # fmt: skip
+        return replace(self, cells=cells, contrasts=contrasts, measures=measures)
+
     def cell(self, name: str) -> Cell:
         """The cell of that name."""
         return next(cell for cell in self.cells if cell.name == name)

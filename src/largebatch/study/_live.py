@@ -15,11 +15,13 @@ from largebatch.results import Column, Table
 from largebatch.study._findings import StudyResult
 from largebatch.study._pictures import PictureJob
 from largebatch.study._plan import RunPlan, gradient_cost
-from largebatch.study._work import RunJob
+from largebatch.study._work import RunJob, StackJob
 
-__all__ = ["LiveTable"]
+__all__ = ["Job", "LiveTable", "runs_of"]
 
 NAME_WIDTH = 48
+
+Job = RunJob | StackJob | PictureJob
 
 
 @final
@@ -39,7 +41,7 @@ class LiveTable:
         if self._bar is not None:
             self._bar.close()
 
-    def begin(self, jobs: Sequence[RunJob]) -> None:
+    def begin(self, jobs: Sequence[Job]) -> None:
         """The bar, over what is still to be done."""
         self._bar = tqdm(
             total=sum(map(_cost, jobs)), unit=" million gradients", desc=self._plan.study.name, file=sys.stderr,
@@ -47,9 +49,9 @@ class LiveTable:
             bar_format="{desc} {percentage:3.0f} %|{bar}| {remaining} left",
         )  # fmt: skip
 
-    def ended(self, job: RunJob | PictureJob) -> None:
+    def ended(self, job: Job) -> None:
         """Move the bar."""
-        if self._bar is not None and isinstance(job, RunJob):
+        if self._bar is not None:
             self._bar.update(_cost(job))
 
     def show(self, tables: StudyResult) -> None:
@@ -69,6 +71,11 @@ class LiveTable:
         self._bar.refresh()
 
 
-def _cost(job: RunJob) -> float:
+def runs_of(job: Job) -> tuple[RunJob, ...]:
+    """The runs that a job makes; none for a picture."""
+    return job.runs if isinstance(job, StackJob) else (job,) if isinstance(job, RunJob) else ()
+
+
+def _cost(job: Job) -> float:
     """Per-sample gradients, in millions."""
-    return gradient_cost(job.recipe, data_size(job.subject.load().train))
+    return sum(gradient_cost(run.recipe, data_size(run.subject.load().train)) for run in runs_of(job))

@@ -74,19 +74,26 @@ def open_question(
         question=f"is the large batch worse, does Goyal's recipe win it back, and is what it finds sharp? "
         f"Batches {sgd.global_batch_size}, {grid.large} and {size} of {size} samples",
         measures=Measures(
-            sharpness=SHARPNESS, linear_rule_k=k if k * sgd.global_batch_size <= size else 0,
+            sharpness=SHARPNESS,
+            linear_rule_k=k if k * sgd.global_batch_size <= size else 0,
             paths=(("sgd small", "sgd large kept"), ("sgd small", "sgd large scaled gradual")),
-            planes=("sgd small", "sgd large kept"), spectra=("sgd small", "sgd large kept"),
-        ),  # fmt: skip
+            planes=("sgd small", "sgd large kept"),
+            spectra=("sgd small", "sgd large kept"),
+        ),
         answer=open_question_answer,
         notes=grid.notes,
         references=(
-            "Keskar et al. 2017, arXiv 1609.04836", "Goyal et al. 2017, arXiv 1706.02677",
-            "Hoffer et al. 2017, arXiv 1705.08741", "McCandlish et al. 2018, arXiv 1812.06162",
-            "Cohen et al. 2021, arXiv 2103.00065", "Kwon et al. 2021, arXiv 2102.11600",
-            "Andriushchenko et al. 2023, arXiv 2302.07011", "Fieller 1954", "Holm 1979",
+            "Keskar et al. 2017, arXiv 1609.04836",
+            "Goyal et al. 2017, arXiv 1706.02677",
+            "Hoffer et al. 2017, arXiv 1705.08741",
+            "McCandlish et al. 2018, arXiv 1812.06162",
+            "Cohen et al. 2021, arXiv 2103.00065",
+            "Kwon et al. 2021, arXiv 2102.11600",
+            "Andriushchenko et al. 2023, arXiv 2302.07011",
+            "Fieller 1954",
+            "Holm 1979",
         ),
-    )  # fmt: skip
+    )
 
 
 class _Grid:
@@ -106,8 +113,8 @@ class _Grid:
             ghost_batch_size=None, duration=sgd.duration, precision=sgd.precision,
         )  # fmt: skip
         self.notes = (
-            f"SGD: rate {sgd.lr:g} at batch {sgd.global_batch_size}, {sgd.schedule}, ghosts of {ghost}; Adam: Keskar's protocol, "
-            "rate 1e-3, constant, statistics of the whole batch; no rate is tuned (--tune lr does)",
+            f"SGD: rate {sgd.lr:g} at batch {sgd.global_batch_size}, {sgd.schedule}, ghosts of {ghost}; Adam: Keskar's "
+            "protocol, rate 1e-3, constant, statistics of the whole batch; no rate is tuned (--tune lr does)",
             f"whole data set at equal updates: at most {whole_updates} updates",
         )
 
@@ -172,7 +179,8 @@ class _Grid:
         )  # fmt: skip
         yield Cell(
             "sgd large scaled gradual, updates, whole statistics",
-            at("sgd", large, rate="scaled", rise="gradual", budget="updates", ghosts=False), "as many updates, without ghosts",
+            at("sgd", large, rate="scaled", rise="gradual", budget="updates", ghosts=False),
+            "as many updates, without ghosts",
         )  # fmt: skip
         yield Cell("sgd whole kept", at("sgd", size), "gradient descent at equal epochs")
         yield Cell("sgd whole scaled gradual", at("sgd", size, rate="scaled", rise="gradual"), "the rule at its limit")

@@ -26,7 +26,10 @@ class PlannedRun:
 
 @dataclass(frozen=True)
 class RunPlan:
-    """All runs, in the order in which they are given out: seed by seed, so that partial results compare; long ones first."""
+    """All runs, in the order in which they are given out: the i-th seed of a cell waits as if it cost i times as much.
+
+    So cheap cells have several seeds before dear ones have their first, and what is there early can be compared.
+    """
 
     study: Study
     out: Path
@@ -86,7 +89,7 @@ def plan_runs(study: Study, out: Path, runs: Path | None = None, *, threads: int
     costs = {
         cell.name: gradient_cost(cell.recipe, data_size(study.subject_of(cell).load().train)) for cell in study.cells
     }
-    order = sorted(planned, key=lambda run: (study.seeds.index(run.seed), -costs[run.cell.name]))
+    order = sorted(planned, key=lambda run: (1 + study.seeds.index(run.seed)) * costs[run.cell.name])
     return RunPlan(study, out, where, tuple(order))
 
 

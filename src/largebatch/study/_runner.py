@@ -19,17 +19,16 @@ from largebatch.study._collect import Collector
 from largebatch.study._design import Study
 from largebatch.study._executors import Pool, local_pool
 from largebatch.study._findings import StudyResult
-from largebatch.study._live import LiveTable
-from largebatch.study._pictures import PictureJob, draw, read_picture
+from largebatch.study._live import Job, LiveTable, runs_of
+from largebatch.study._pictures import draw, read_picture
 from largebatch.study._plan import RunPlan, plan_runs
-from largebatch.study._work import RunJob, is_done, perform
+from largebatch.study._stacked_run import is_stacked
+from largebatch.study._work import RunJob, StackJob, is_done, perform
 
 __all__ = ["run_study"]
 
 ALONE_FROM, MOST_DEATHS = 2, 3
 REWRITE_SECONDS = 2.0
-
-Job = RunJob | PictureJob
 
 
 def run_study(
@@ -82,7 +81,7 @@ class _Running:
 
     def run(self, executor: Executor | None, pool: Pool | None, workers: int) -> StudyResult:
         """Runs first, then pictures of their weights."""
-        jobs = [job for job in _merged(self._plan) if not is_done(job)]
+        jobs = _stacked([job for job in _merged(self._plan) if not is_done(job)])
         with self._table:
             self._table.begin(jobs)
             executor = self._all(jobs, perform, executor, pool, workers)
@@ -161,8 +160,8 @@ class _Running:
         return False
 
     def _fail(self, job: Job, reason: str) -> None:
-        if isinstance(job, RunJob):
-            self._failures[Path(job.folder).name] = reason
+        for run in runs_of(job):
+            self._failures[Path(run.folder).name] = reason
 
     def _write(self, *, force: bool = False) -> StudyResult:
         """Rewrite the tables, now and then: a reader may look on."""
@@ -183,6 +182,17 @@ def _merged(plan: RunPlan) -> list[RunJob]:
         both = run.job.measures if held is None else tuple(dict.fromkeys((*held.measures, *run.job.measures)))
         jobs[run.job.folder] = replace(run.job, measures=both)
     return list(jobs.values())
+
+
+def _stacked(jobs: list[RunJob]) -> list[Job]:
+    """Runs that are trained together in one job, at the place of the first."""
+    groups: dict[object, list[RunJob]] = {}
+    for job in jobs:
+        together = is_stacked(job.subject.load(), job.recipe)
+        groups.setdefault((job.subject, str(job.recipe.to_json(with_changes=False))) if together else job, []).append(
+            job
+        )
+    return [StackJob(tuple(group)) if isinstance(key, tuple) else group[0] for key, group in groups.items()]
 
 
 def _check_folder(folder: RunFolder, study: Study) -> None:

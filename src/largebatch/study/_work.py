@@ -17,9 +17,10 @@ from largebatch.recipe import Recipe
 from largebatch.results import RunFolder
 from largebatch.study._design import Measures
 from largebatch.study._looks import Looks, look_updates
+from largebatch.study._stacked_run import train_stack
 from largebatch.study._subject import Subject
 
-__all__ = ["FILE", "RunJob", "is_done", "looks_of", "measure", "measurement_names", "perform"]
+__all__ = ["FILE", "RunJob", "StackJob", "is_done", "measurement_names", "perform"]
 
 FILE = "measurements.json"
 CHECKPOINTS = "0.1dur"
@@ -46,19 +47,40 @@ class RunJob:
     threads: int | None = 1
 
 
-def perform(job: RunJob) -> str:
+@dataclass(frozen=True)
+class StackJob:
+    """Runs of one cell that are trained together, each with what is measured of it."""
+
+    runs: tuple[RunJob, ...]
+
+
+def perform(job: RunJob | StackJob) -> str:
     """Train and measure; returns the status.
 
     Raises:
         Exception: whatever the task's own code raises.
     """
+    runs = job.runs if isinstance(job, StackJob) else (job,)
     with _turn:
-        if job.threads is not None:
-            torch.set_num_threads(job.threads)
-        return _perform(job)
+        if runs[0].threads is not None:
+            torch.set_num_threads(runs[0].threads)
+        if isinstance(job, StackJob):
+            _train_together(job)
+        return ", ".join(map(_perform, runs))
+
+
+def _train_together(job: StackJob) -> None:
+    """Those that have not ended."""
+    missing = [run for run in job.runs if not (Path(run.folder) / "result.json").exists()]
+    if missing:
+        first = missing[0]
+        task = first.subject.load()
+        looks = [looks_of(task, first.recipe, first.plan) for _ in missing]
+        train_stack(task, first.recipe, [run.seed for run in missing], [run.folder for run in missing], looks)
 
 
 def _perform(job: RunJob) -> str:
+    """Train, unless it has ended, and measure what is missing."""
     task = job.subject.load()
     folder = RunFolder(Path(job.folder))
     looks = looks_of(task, job.recipe, job.plan)

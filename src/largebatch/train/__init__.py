@@ -2,6 +2,7 @@
 
 from largebatch.train._augment import build_augmentation
 from largebatch.train._check import prepare
+from largebatch.train._divergence import ADVICE, LossHistory, trivial_loss
 from largebatch.train._execution import Execution
 from largebatch.train._fit import checkpoint_interval, fit
 from largebatch.train._identity import build_model, identity
@@ -13,18 +14,22 @@ from largebatch.train._optim import build_optimizer
 from largebatch.train._preview import Preview, preview
 from largebatch.train._run import Run
 from largebatch.train._scheduler import RecipeScheduler, build_scheduler
+from largebatch.train._store import RunStore
 from largebatch.train._tensorboard import TensorBoard
 
 __all__ = [
+    "ADVICE",
     "LAMB",
     "LARS",
     "SAM",
     "Execution",
+    "LossHistory",
     "Preview",
     "Proximal",
     "RecipeScheduler",
     "Run",
     "RunLog",
+    "RunStore",
     "TensorBoard",
     "build_augmentation",
     "build_model",
@@ -37,4 +42,5 @@ __all__ = [
     "leave_with_parent",
     "prepare",
     "preview",
+    "trivial_loss",
 ]
