@@ -41,6 +41,12 @@ def _by_micro_batch(update: Update, world_size: int) -> Vector:
     return 1 / (world_size * update.accumulation * np.maximum(update.counts, 1e-300))
 
 
+def _by_rank_and_micro_batch(update: Update, world_size: int) -> Vector:
+    """The same where ranks make unequal numbers of steps, and each divides by its own."""
+    steps = np.bincount(update.ranks, minlength=world_size)
+    return 1 / (world_size * steps[update.ranks] * np.maximum(update.counts, 1e-300))
+
+
 def _positions(update: Update) -> np.ndarray:
     seen: dict[int, int] = {}
     positions = []
@@ -55,6 +61,7 @@ WEIGHTINGS: dict[str, Weighting] = {
     "steps": _by_position,
     "ranks": _by_rank,
     "micro-batches": _by_micro_batch,
+    "ranks and their micro-batches": _by_rank_and_micro_batch,
 }
 """Weightings by what is averaged plainly, the exact one first."""
 

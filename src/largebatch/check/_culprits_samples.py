@@ -147,13 +147,11 @@ def not_shuffled(run: Evidence) -> Finding | None:
 def augmentation_same_on_workers(run: Evidence) -> Finding | None:
     """All ranks augment with the same random numbers: W samples in a row get the same crop."""
     for update in run.updates:
-        noises: dict[int, list[str]] = {}
-        for part in update.micro_batches:
-            noises.setdefault(part.rank, []).append(part.noise)
-        if len(noises) > 1 and all(noises[0]) and all(noise == noises[0] for noise in noises.values()):
+        noises = [{part.noise for part in update.micro_batches if part.rank == rank} for rank in range(run.world_size)]
+        if run.world_size > 1 and set.intersection(*noises) - {""}:
             return Finding(
                 "augmentation_same_on_workers", "wrong",
-                f"update {update.number}: all {len(noises)} workers drew their augmentation from the same random state",
+                f"update {update.number}: all {run.world_size} workers drew their augmentation from the same random state",
                 "seed augmentation by rank, or better by (seed, epoch, sample), after the weights were initialised: "
                 "torch.manual_seed(seed + rank), and a generator of its own for each loader",
                 update=update.number,

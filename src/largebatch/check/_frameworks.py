@@ -135,7 +135,7 @@ def _watch_transformers(module: ModuleType, watcher: StepWatcher) -> Callable[[]
             return compute(inner, dict(inputs))
 
         inner = unwrapped(self.model)
-        watcher.watch(StepLoss(inner, mean))
+        watcher.watch(StepLoss(inner, mean, lambda inputs: _smoothed_count(self, inner, inputs)))
 
         @functools.wraps(compute)
         def compute_loss(model: nn.Module, inputs: Any, *more: Any, **options: Any) -> Any:
@@ -150,3 +150,13 @@ def _watch_transformers(module: ModuleType, watcher: StepWatcher) -> Callable[[]
 
     trainer.train = train
     return lambda: setattr(trainer, "train", original)
+
+
+def _smoothed_count(trainer: Any, model: nn.Module, inputs: Mapping[str, Any]) -> float | None:
+    """The labels that HF's label smoothing averages over, which calls no cross-entropy of torch's."""
+    if trainer.label_smoother is None or "labels" not in inputs:
+        return None
+    labels = inputs["labels"]
+    if type(model).__name__.endswith("ForCausalLM"):  # predicts the next token
+        labels = labels[..., 1:]
+    return float((labels != trainer.label_smoother.ignore_index).sum())

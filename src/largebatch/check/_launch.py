@@ -87,6 +87,7 @@ def _start(folder: Path, words: Sequence[str], rank: int, workers: int, port: in
         "TORCHELASTIC_RESTART_COUNT": "0",
         "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(threads)),
         "CUDA_VISIBLE_DEVICES": "",
+        "ACCELERATE_USE_CPU": "true",
         "PYTHONUNBUFFERED": "1",
     }
     if sys.platform == "linux":

@@ -5,6 +5,7 @@ micro-batches of an update. An update begins at the first optimizer step after t
 with the next pass. Passes are replayed before the step, with their inputs, random state, mode and autocast as they were.
 """
 
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any, cast, final
@@ -42,10 +43,19 @@ class Recorder:
         updates: watched at most, before loaders end their epoch early.
         gradients: of the first updates that are replayed; those at the end of the epoch are too.
         on_progress: told (updates, micro-batches of the present one) as they happen.
+        stops: end the loop by `Enough` once enough was seen; else it runs on as if nobody watched.
     """
 
-    def __init__(self, updates: int = 100, gradients: int = 8, on_progress: Callable[[int, int], None] | None = None):
-        self._limit = updates
+    def __init__(
+        self,
+        updates: int = 100,
+        gradients: int = 8,
+        on_progress: Callable[[int, int], None] | None = None,
+        *,
+        stops: bool = True,
+    ):
+        self._limit = updates if stops else sys.maxsize
+        self._stops = stops
         self._gradients = gradients
         self._on_progress = on_progress or (lambda updates, passes: None)
         self._samples = SampleLog()
@@ -94,8 +104,8 @@ class Recorder:
         return len(self._updates) - self._is_open
 
     def watch(self, reference: Reference) -> None:
-        """Replay the passes of this reference's module; what the user tells goes before what a trainer is found to do."""
-        if self._reference is not None and (isinstance(reference, StepLoss) or self._updates):
+        """Replay the passes of this reference's module; the first that is told counts."""
+        if self._reference is not None:
             return
         self._reference = reference
         self._coordinates = Coordinates(reference.module)
@@ -106,7 +116,7 @@ class Recorder:
 
     def passing(self, args: tuple[Any, ...], kwargs: Mapping[str, Any], run: Callable[[], Any]) -> Any:
         """Run one of a trainer's own steps, as a pass of the module that was told for it."""
-        if self._is_replaying:
+        if self._is_replaying or not isinstance(self._reference, StepLoss):
             return run()
         begun = self._begin(args, kwargs)
         output = run()
@@ -155,7 +165,7 @@ class Recorder:
         if reference is None or coordinates is None or not torch.is_grad_enabled() or not reference.module.training:
             return None
         self._close()
-        if self._has_enough():
+        if self._stops and self._has_enough():
             raise Enough
         begun = begin_pass(self._samples, args, kwargs)
         begun.is_replayed = self._is_near(begun)
@@ -172,9 +182,7 @@ class Recorder:
         if len(self._updates) < self._gradients:
             return True
         reading = begun.origin.batch.reading if begun.origin else None
-        return (
-            reading is not None and reading.number == 1 and reading.stream.length - reading.batches < self._most_passes
-        )
+        return reading is not None and reading.number == 1 and reading.remaining < self._most_passes
 
     def _end(self, begun: Pass | None, output: Any) -> None:
         if begun is not None:

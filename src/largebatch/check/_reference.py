@@ -103,14 +103,23 @@ class MeanLoss(Reference, ABC):
 
 @final
 class StepLoss(MeanLoss):
-    """A trainer's own step, whose output is the mean or has it as `loss`."""
+    """A trainer's own step, whose output is the mean or has it as `loss`.
 
-    def __init__(self, module: nn.Module, step: Callable[..., Any]):
+    Args:
+        count: by what the mean divides, from the step's arguments, where its cross-entropies do not tell; None if they do.
+    """
+
+    def __init__(self, module: nn.Module, step: Callable[..., Any], count: Callable[..., float | None] | None = None):
         super().__init__(module)
         self._step = step
+        self._count = count
 
     def run(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
-        return self._step(*args, **kwargs)
+        told = self._count(*args, **kwargs) if self._count is not None else None
+        output = self._step(*args, **kwargs)
+        if told is not None:
+            self._counts[:] = [told]
+        return output
 
 
 @final

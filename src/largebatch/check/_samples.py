@@ -182,6 +182,7 @@ class SampleLog:
         indices = reading.asked.popleft() if reading.asked else ()
         noise = self._noise if iterator._num_workers == 0 else self._noise_of_workers(iterator, reading, indices)
         reading.batches += 1
+        reading.is_complete = reading.remaining == 0  # some trainers count and never ask for more
         reading.indices.extend(indices)
         self._kept.append(Batch(content, reading, indices, noise))
         return content

@@ -1,7 +1,6 @@
 """The check inside a run that goes on: the first updates of somebody's real training, judged over all its ranks."""
 
 import io
-import sys
 from contextlib import ExitStack
 from typing import Any, final
 
@@ -33,7 +32,7 @@ class Watch:
     """
 
     def __init__(self, gradients: int = 1):
-        self._recorder = Recorder(updates=sys.maxsize, gradients=gradients)
+        self._recorder = Recorder(gradients=gradients, stops=False)
         self._stack = ExitStack()
         self._stack.enter_context(self._recorder.installed())
 

@@ -89,6 +89,7 @@ def windows(options, epoch, rank, size):
         sampler.set_epoch(epoch)
         mine, share = list(sampler), options.batch // size
         shares = [mine[i : i + share] for i in range(0, len(mine), share)]
+        totals = [size * len(part) for part in shares]
     else:
         seed = options.seed + (0 if options.bug == "same_order_every_epoch" else epoch)
         order = torch.randperm(options.samples, generator=torch.Generator().manual_seed(seed)).tolist()
@@ -98,8 +99,16 @@ def windows(options, epoch, rank, size):
         if len(batches[-1]) < 2 * size:  # too few for every rank
             batches[-2:] = [batches[-2] + batches[-1]]
         shares = [share_of(batch, options, rank, size) for batch in batches]
+        totals = [len(batch) for batch in batches]
+    return [parts_of(share, total, options, size) for share, total in zip(shares, totals, strict=True)]
+
+
+def parts_of(share, total, options, size):
+    """As many micro-batches on every rank, of nearly equal length."""
     micro = math.ceil(options.batch / size / options.accumulation)
-    return [[share[i : i + micro] for i in range(0, len(share), micro)] for share in shares]
+    parts = min(options.accumulation, math.ceil(total / size / micro), len(share))
+    ends = [len(share) * (k + 1) // parts for k in range(parts)]
+    return [share[start:end] for start, end in zip([0, *ends], ends, strict=False)]
 
 
 def share_of(batch, options, rank, size):
@@ -224,7 +233,7 @@ def main(words=None):
     loop = Loop(
         options,
         model,
-        model if bare else DistributedDataParallel(model, broadcast_buffers=False),
+        model if bare else DistributedDataParallel(model),
         optimizer,
         schedule(options, optimizer) if options.schedule else None,
         torch.amp.GradScaler("cpu", init_scale=1024.0, enabled=bool(options.amp)),

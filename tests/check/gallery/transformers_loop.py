@@ -50,7 +50,8 @@ def main():
             logging_strategy="no",
             disable_tqdm=True,
             lr_scheduler_type="constant",
-            average_tokens_across_devices=BUG != "mean_of_means",
+            label_smoothing_factor=0.1 if BUG == "label_smoothing" else 0.0,
+            **({"average_tokens_across_devices": False} if BUG == "mean_of_means" else {}),
         )
         transformers.Trainer(model, settings, train_dataset=Texts(64)).train()
 

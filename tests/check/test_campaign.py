@@ -1,0 +1,100 @@
+"""The long campaign: random correct loops are never called wrong, and planted mistakes are found wherever they matter."""
+
+import json
+import os
+import random
+from pathlib import Path
+
+import pytest
+from gallery_ranks import evidence
+from test_gallery import FOLLOWS, PLANTED
+
+from largebatch.check._aggregate import fits
+from largebatch.check._judge import findings
+
+CORRECT = 200
+PER_BUG = 12
+MATTERS = 1e-3
+
+NEEDS = {  # options without which a mistake is none, whatever else is drawn
+    "decay_scaled_with_loss": {"--decay-in-loss": 0.05},
+    "clipped_per_micro_batch": {"--clip": 0.01, "--accumulation": 3},
+    "clipped_before_averaging": {"--clip": 0.01},
+    "clipped_while_scaled": {"--clip": 0.01, "--amp": 1},
+    "loss_scale_not_removed": {"--amp": 1},
+    "duplicates_from_padding": {"--samples": 61, "--ragged": 0},
+    "augmentation_same_on_workers": {"--augment": 1},
+    "scheduler_steps_per_micro_batch": {"--schedule": "warmup", "--accumulation": 3},
+    "scheduler_steps_per_worker": {"--schedule": "warmup"},
+    "momentum_corrected_in_sgd": {"--schedule": "warmup"},
+    "short_last_window": {"--samples": 78, "--batch": 24, "--accumulation": 4, "--ragged": 0},
+    "workers_read_same_data": {"--ragged": 0},
+}
+GRADIENT = {
+    "mean_of_means", "summed_over_workers", "divided_by_workers_twice", "accumulation_not_divided",
+    "accumulation_divided_twice",
+    "short_last_window", "not_divided_by_count", "unknown_factor", "zero_grad_forgotten", "micro_batches_lost",
+    "unexplained_gradient", "decay_scaled_with_loss", "gradients_not_averaged",
+}  # fmt: skip
+"""Mistakes that change an update by an amount the reference can tell: they count where that is more than MATTERS."""
+
+
+def configuration(rng):
+    batch_norm = rng.random() < 0.5
+    return {
+        "--seed": rng.randrange(10**6),
+        "--samples": rng.randrange(50, 90),
+        "--batch": rng.choice([24, 30, 36]),
+        "--accumulation": rng.randrange(1, 5),
+        "--ragged": int(rng.random() < 0.7),
+        "--tokens": int(rng.random() < 0.3),
+        "--dropout": rng.choice([0.0, 0.2, 0.5]),
+        "--batch-norm": int(batch_norm),
+        "--clip": rng.choice([0.0, 0.0, 0.05, 5.0]),
+        "--amp": int(rng.random() < 0.2),
+        "--schedule": rng.choice(["", "warmup"]),
+        "--augment": int(rng.random() < 0.3),
+    }
+
+
+def words(options, bug=""):
+    return ("ddp.py", "--bug", bug, *(str(word) for pair in options.items() for word in pair))
+
+
+def wrong(run, other=None):
+    return {f.culprit for f in findings(run, other) if f.severity == "wrong"}
+
+
+@pytest.mark.slow
+def test_no_correct_loop_is_called_wrong():
+    rng = random.Random(0)
+    false = []
+    for size, many in ((1, 60), (2, 80), (3, 60)):
+        drawn = [configuration(rng) for _ in range(many)]
+        for options, run in zip(drawn, evidence([words(options) for options in drawn], size, gradients=4), strict=True):
+            if isinstance(run, str) or wrong(run):
+                false.append((size, options, run if isinstance(run, str) else wrong(run)))
+    assert false == []
+
+
+@pytest.mark.slow
+def test_planted_mistakes_are_found_by_name_wherever_they_matter():
+    rng = random.Random(1)
+    plans = [(bug, configuration(rng) | NEEDS.get(bug, {})) for bug in PLANTED for _ in range(PER_BUG)]
+    loops = [words(options, bug) for bug, options in plans]
+    two, three = evidence(loops, 2, gradients=4), evidence(loops, 3, gradients=4)
+    counts = {bug: [0, 0, 0] for bug in PLANTED}  # mattered, found, something else called wrong
+    for (bug, _), run, other in zip(plans, two, three, strict=True):
+        assert not isinstance(run, str), run
+        if bug in GRADIENT and max((fit.deviation for _, fit in fits(run)), default=0.0) < MATTERS:
+            continue
+        named = wrong(run, other if not isinstance(other, str) else None)
+        counts[bug][0] += 1
+        counts[bug][1] += bug in named
+        counts[bug][2] += bool(named - {bug} - FOLLOWS.get(bug, set()))
+    if folder := os.environ.get("CAMPAIGN_OUT"):
+        Path(folder, "campaign.json").write_text(json.dumps(counts, indent=1))
+    mattered, found, other = (sum(column) for column in zip(*counts.values(), strict=True))
+    assert all(n >= PER_BUG // 3 for n, _, _ in counts.values()), counts
+    assert found >= 0.95 * mattered, counts
+    assert other <= 0.05 * mattered, counts
