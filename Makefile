@@ -30,11 +30,14 @@ check: .venv/dev
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	touch $@
 
-# Fashion-MNIST as a Debian package, where apt is at hand; tests that need it say so and skip where it is not.
+# Fashion-MNIST and Chromium as Debian packages, where apt is at hand; tests that need them say so and skip where they are not.
 data:
 	@test -d /usr/share/datasets/fashion-mnist || ! command -v apt-get >/dev/null || \
 	  { apt-get update -qq && apt-get install -y -qq dataset-fashion-mnist; } || \
 	  echo "Fashion-MNIST is not here: its tests will be skipped (apt-get install dataset-fashion-mnist)"
+	@test -x /usr/bin/chromium || \
+	  { command -v apt-get >/dev/null && apt-get update -qq && apt-get install -y -qq chromium; } || \
+	  echo "Chromium is not here: the tests of the page in a browser will be skipped (apt-get install chromium)"
 
 # The peers that benchmarks compare with live in an environment of their own.
 .venv-bench/done: benchmarks/requirements.txt benchmarks/requirements-bare.txt constraints.txt

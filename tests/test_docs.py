@@ -48,7 +48,7 @@ def test_the_ddp_loop_gives_the_same_on_one_rank_and_two(tmp_path):
 
 
 def with_runs(words):
-    """Trains what a `diagnose` command speaks of, and expands its names as a shell would."""
+    """Trains what a `diagnose` or `report` command speaks of, and expands its names as a shell would."""
     for name, batch in (("small", "32"), ("large", "128")):
         for seed in ("0", "1"):
             command = ["train", "my_task.py:task", "--batch", batch, "--seed", seed, "--set", "duration=1ep"]
@@ -63,7 +63,7 @@ def test_commands_are_accepted(line, tmp_path, monkeypatch, capsys):
     words = shlex.split(line)[1:]
     if "fashion-mnist" in line and not Path("/usr/share/datasets/fashion-mnist").is_dir():
         pytest.skip("needs Debian's dataset-fashion-mnist (make data)")
-    if words[0] == "diagnose":
+    if words[0] in ("diagnose", "report"):
         words = with_runs(words)
     if words[0] in ("train", "diagnose") and "--dry-run" not in words:
         words.append("--dry-run")

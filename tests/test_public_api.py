@@ -22,6 +22,7 @@ ROOMS = [
     "plan",
     "probe",
     "study",
+    "report",
     "check",
     "integrations",
     "cli",
@@ -43,10 +44,13 @@ SURFACE = {
     "study": "STUDIES Branch Branches Cell CellCost CellRow Contrast ContrastRow LookRow MeasureRow Measures PathRow "
     "PlaneRow ProbeCost ProbePlan RouteCost RunRow SpectrumRow StepMeasurement Study StudyCost StudyResult Subject Sweep "
     "Trial branch_batches curves find_study measure_steps open_executor open_question probe_cost read_study run_probe "
-    "run_study study_cost sweep_batches time_updates",
+    "run_study study_cost sweep_batches time_updates tune_rates",
     "train": "ADVICE LAMB LARS SAM Execution LossHistory Preview Proximal RecipeScheduler Run RunLog RunStore TensorBoard "
     "build_augmentation build_model build_optimizer build_scheduler checkpoint_interval fit identity launch "
     "leave_with_parent prepare preview trivial_loss",
+    "check": "CULPRITS CheckResult Conformance ConformanceCase Finding Watch conformance loop reference",
+    "integrations": "Parts lightning_callback transformers_callback",
+    "report": "write",
     "check": "CULPRITS CheckResult Conformance ConformanceCase Finding Watch conformance loop reference",
     "integrations": "Parts lightning_callback transformers_callback",
     "cli": "main",

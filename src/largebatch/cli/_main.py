@@ -18,6 +18,7 @@ from largebatch.cli._diagnose import DiagnoseCommand, SharpnessCommand, run_diag
 from largebatch.cli._output import fail
 from largebatch.cli._plan import PlanCommand, run_plan
 from largebatch.cli._probe import ProbeCommand, run_probe
+from largebatch.cli._report import ReportCommand, run_report
 from largebatch.cli._show import TasksCommand, show_tasks
 from largebatch.cli._study import DemoCommand, StudyCommand, run_demo, run_study
 from largebatch.cli._train import TrainCommand, run_training
@@ -36,6 +37,7 @@ usage: largebatch VERB …          largebatch VERB --help
   diagnose   My large-batch model is worse. Why?
   study      Does it hold over seeds, and which remedy works for me?
   plan       What do N workers cost me, in hours and money?
+  report     Show me the evidence: one page that opens offline.
   tasks      What can I train out of the box, and is its data here?
 
   --help     this text
@@ -72,6 +74,7 @@ def main(arguments: list[str] | None = None) -> int:
         "diagnose": Verb(DiagnoseCommand, run_diagnosis, appends=False),
         "study": Verb(StudyCommand, lambda command: run_study(command, words)),
         "plan": Verb(PlanCommand, run_plan, appends=False),
+        "report": Verb(ReportCommand, run_report),
         "tasks": Verb(TasksCommand, show_tasks),
     }
     if words[:2] == ["diagnose", "sharpness"]:
