@@ -8,7 +8,7 @@ import sys
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from largebatch.cli._output import print_json
 
@@ -25,7 +25,7 @@ class StudyCommand:
     """Does it hold over seeds? Cells × seeds, intervals, an answer in words; an interrupted study is continued.
 
     Args:
-        study: open-question, or a study of your own as path/to/file.py:name.
+        study: open-question, warm-start, batch-sweep, remedies, keskar, goyal, or your own as path/to/file.py:name.
         task: a built-in task or path/to/file.py:name.
         seeds: of every cell; an interval needs at least 3. Default: the study's own, 5.
         out: its folder; {name} and {task} are filled in.
@@ -34,8 +34,9 @@ class StudyCommand:
         small: the small batch; default: that of the task's recipe.
         large: the large batch; default: a tenth of the training data.
         duration: of cells at equal epochs, such as 20ep; default: the recipe's own.
-        whole_updates: at most so many updates where the batch is the whole data set.
-        quick: a dozen cells.
+        whole_updates: at most so many updates where the batch is the whole data set (open-question).
+        quick: fewer cells.
+        tune: "lr" first searches a small grid of rates for each cell, on validation data.
         workers: processes here, of one thread each; default: one for each core.
         executor: dask://host:port instead.
         dry_run: print cells, cost and hours; train nothing.
@@ -54,6 +55,7 @@ class StudyCommand:
     duration: str | None = None
     whole_updates: int | None = None
     quick: bool = False
+    tune: Literal["none", "lr"] = "none"
     workers: int | None = None
     executor: str | None = None
     dry_run: bool = False
@@ -90,10 +92,14 @@ def run_study(command: StudyCommand, words: list[str]) -> int:
     folder = Path(str(command.out).replace("{name}", design.name).replace("{task}", task))
     with ExitStack() as stack:
         executor = stack.enter_context(study.open_executor(command.executor)) if command.executor else None
-        found = study.run_study(
-            design, folder, runs=command.runs, executor=executor, workers=workers,
-            command=f"largebatch {shlex.join(words)}",
-        )  # fmt: skip
+
+        def run(one: "Study", where: Path) -> "StudyResult":
+            called = f"largebatch {shlex.join(words)}"
+            return study.run_study(one, where, runs=command.runs, executor=executor, workers=workers, command=called)
+
+        if command.tune == "lr":
+            design = study.tune_rates(design, lambda grid: run(grid, folder / "rates"))
+        found = run(design, folder)
     return _tell(found, folder, json=command.json, report=not command.no_report)
 
 

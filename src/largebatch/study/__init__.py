@@ -24,6 +24,7 @@ from largebatch.study._step_times import StepMeasurement, measure_steps, time_up
 from largebatch.study._studies import STUDIES, find_study
 from largebatch.study._subject import Subject
 from largebatch.study._sweep import Sweep, Trial, sweep_batches
+from largebatch.study._tune import tune_rates
 
 __all__ = [
     "STUDIES",
@@ -64,4 +65,5 @@ __all__ = [
     "study_cost",
     "sweep_batches",
     "time_updates",
+    "tune_rates",
 ]

@@ -5,7 +5,7 @@ import math
 from largebatch.results import Estimate
 from largebatch.study._findings import ContrastRow, StudyResult
 
-__all__ = ["open_question_answer"]
+__all__ = ["contrast_sentences", "open_question_answer"]
 
 PREDICTORS = {
     "early batch_cosine and accuracy": "the accuracy of early gradients, cos(g_batch, g_full)",
@@ -13,6 +13,18 @@ PREDICTORS = {
     "largest sharpness_times_lr and accuracy": "the largest η·λ_max on the way",
     "early lambda_max and accuracy": "early curvature λ_max",
 }
+
+
+def contrast_sentences(tables: StudyResult) -> tuple[str, ...]:
+    """The contrasts that were named beforehand, then the exploratory ones; or the best cell where there are none."""
+    if tables.contrasts:
+        explored = [f"{row.sentence}, exploratory" for row in tables.contrasts if not row.primary]
+        return (*(row.sentence for row in tables.contrasts if row.primary), *explored)
+    scored = [cell for cell in tables.cells if "test_accuracy" in cell.estimates]
+    best = max(scored, key=lambda cell: cell.estimates["test_accuracy"].value, default=None)
+    return (
+        () if best is None else (f"the best test accuracy is that of {best.name}: {best.estimates['test_accuracy']}",)
+    )
 
 
 def open_question_answer(tables: StudyResult) -> tuple[str, ...]:

@@ -21,6 +21,8 @@ from largebatch.results import (
     paired_ratio,
     seeds_to_settle,
 )
+from largebatch.study._answers import contrast_sentences
+from largebatch.study._break_point import break_point
 from largebatch.study._correlate import correlation
 from largebatch.study._design import Contrast, Study
 from largebatch.study._findings import ContrastRow, StudyResult
@@ -50,7 +52,7 @@ def judge(study: Study, tables: StudyResult) -> StudyResult:
         cells=tuple(estimated(cell, tables, values) for cell in tables.cells),
         contrasts=_corrected([_judged(contrast, values) for contrast in study.contrasts]),
     )
-    answer = _plain_answer if study.answer is None else study.answer
+    answer = contrast_sentences if study.answer is None else study.answer
     return replace(judged, answer=answer(judged))
 
 
@@ -144,6 +146,28 @@ def _correlation(contrast: Contrast, values: Values) -> Judgement | None:
     return Judgement(found, math.nan, verdict, f"rank correlation of {about}: {found}")
 
 
+def _break(contrast: Contrast, values: Values) -> Judgement | None:
+    """In log₂ of the batch, which stands at the end of the names of the cells."""
+    batches = [float(name.split()[-1]) for name in contrast.cells]
+    columns = paired(values, contrast.metric, contrast.cells)
+    sign = -1.0 if contrast.metric.endswith("loss") else 1.0
+    x = [math.log2(batch) for batch in batches]
+    bends = [break_point(x, [sign * v for v in row]) for row in zip(*columns, strict=True)]
+    found = [bend for bend in bends if bend is not None]
+    if len(bends) < FEWEST_SEEDS:
+        return None
+    if len(found) < FEWEST_SEEDS:
+        text = f"no break up to batch {batches[-1]:.0f}: {len(bends) - len(found)} of {len(bends)} seeds show none"
+        return Judgement(
+            Estimate(math.nan, math.nan, math.nan, math.nan, len(found), note=text), math.nan, "no break", text
+        )
+    log = mean_interval(found)
+    value, low, high = (2.0**v for v in (log.value, log.low, log.high))
+    told = Estimate(value, value * math.log(2) * log.stderr, low, high, log.n, "samples", log.level, log.note)
+    without = f"; {len(bends) - len(found)} of {len(bends)} seeds show none" if len(found) < len(bends) else ""
+    return Judgement(told, math.nan, "breaks", f"accuracy is level up to batch {told}, and falls beyond{without}")
+
+
 def _nothing(contrast: Contrast, values: Values) -> Judgement:
     columns = paired(values, contrast.metric, [name for name in (contrast.a, contrast.b) if name] or [""])
     n = len(columns[0])
@@ -154,7 +178,7 @@ def _nothing(contrast: Contrast, values: Values) -> Judgement:
 
 _KINDS: dict[str, Callable[[Contrast, Values], Judgement | None]] = {
     "difference": _difference, "non-inferiority": _non_inferiority, "ratio": _ratio, "share": _share,
-    "correlation": _correlation,
+    "correlation": _correlation, "break point": _break,
 }  # fmt: skip
 
 
@@ -185,15 +209,3 @@ def _unit(contrast: Contrast) -> str:
 
 def _words(metric: str) -> str:
     return metric.replace("_", " ")
-
-
-def _plain_answer(tables: StudyResult) -> tuple[str, ...]:
-    """Of a user's own study: its primary contrasts, or its best cell where it named none."""
-    told = tuple(row.sentence for row in tables.contrasts if row.primary)
-    if told:
-        return told
-    scored = [cell for cell in tables.cells if "test_accuracy" in cell.estimates]
-    best = max(scored, key=lambda cell: cell.estimates["test_accuracy"].value, default=None)
-    return (
-        () if best is None else (f"the best test accuracy is that of {best.name}: {best.estimates['test_accuracy']}",)
-    )

@@ -55,7 +55,7 @@ class Contrast(Result):
         question: in words.
         kind: "difference" a − b; "non-inferiority" of a to b within `margin`; "ratio" a ÷ b of positive numbers; "share":
             how much of the gap from b to `base` a closes, (a − b) ÷ (base − b); "correlation" over `cells`, by rank,
-            between `metric` and `against`.
+            between `metric` and `against`; "break point" of `metric` over `cells`, whose names end with their batch.
         a, b, base: names of cells.
         metric: of a run, such as "test_accuracy" (in points) or "train_loss", or of its measurements, such as
             "metric_2_1 (running)".
@@ -68,7 +68,7 @@ class Contrast(Result):
     a: str = ""
     b: str = ""
     base: str = ""
-    kind: Literal["difference", "non-inferiority", "ratio", "share", "correlation"] = "difference"
+    kind: Literal["difference", "non-inferiority", "ratio", "share", "correlation", "break point"] = "difference"
     metric: str = "test_accuracy"
     margin: float | None = None
     primary: bool = False
@@ -216,12 +216,12 @@ def _mistakes(study: Study) -> list[str]:
 
 
 def _contrast_mistakes(contrast: Contrast, known: set[str]) -> Sequence[str]:
-    is_correlation = contrast.kind == "correlation"
-    needed = list(contrast.cells) if is_correlation else [contrast.a, contrast.b]
+    is_over_cells = contrast.kind in ("correlation", "break point")
+    needed = list(contrast.cells) if is_over_cells else [contrast.a, contrast.b]
     needed += [contrast.base] if contrast.kind == "share" else []
     found = [f"no cell {name!r}; there are {', '.join(sorted(known))}" for name in needed if name not in known]
-    if is_correlation and len(contrast.cells) < 3:
-        found.append(f"cells: expected at least 3 to correlate over, got {len(contrast.cells)}")
+    if is_over_cells and len(contrast.cells) < 3:
+        found.append(f"cells: expected at least 3 for a {contrast.kind}, got {len(contrast.cells)}")
     if contrast.kind == "non-inferiority" and not (contrast.margin and contrast.margin > 0):
         found.append(
             f"margin: expected a number above 0, got {contrast.margin}; say beforehand how much worse would do"

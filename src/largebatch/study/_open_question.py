@@ -12,19 +12,20 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Literal
 
-from largebatch.core import data_size, has_batch_norm
+from largebatch.core import has_batch_norm
 from largebatch.recipe import Recipe
 from largebatch.study._answers import open_question_answer
 from largebatch.study._design import Cell, Contrast, Measures, Study
 from largebatch.study._plan import total_updates
 from largebatch.study._subject import Subject
+from largebatch.study._tuned import Sizes
 from largebatch.train import build_model
 
 __all__ = ["open_question"]
 
-KESKAR_SHARE = 10  # the large batch is a tenth of the training data
 WHOLE_UPDATES = 1000
 MARGIN_POINTS = 0.5
+CONVEX_RATE = 4.0  # times the network's: without batch norm the same rate learns little in this time
 GHOST = 32
 SHARPNESS = ("metric_2_1_ascent", "lambda_max", "trace", "asam", "adaptive_linf")
 MODES = ("running", "batch")
@@ -56,15 +57,11 @@ def open_question(
     Raises:
         ValueError: a task without a recipe, or batches that do not fit it.
     """
-    task = subject.load()
-    if task.recipe is None:
-        raise ValueError(f"task {task.name}: brings no recipe; give it one: Task(…, recipe=Recipe(256, lr=0.1))")
-    size = data_size(task.train)
-    tuned = task.recipe if duration is None else task.recipe.replace(duration=duration)
-    sgd = tuned.at(tuned.global_batch_size if small is None else small)
-    grid = _Grid(sgd, max(2, size // KESKAR_SHARE) if large is None else large, size, whole_updates)
+    sizes = Sizes.of(subject, small, large, duration)
+    sgd, size = sizes.recipe, sizes.train_size
+    grid = _Grid(sgd, sizes.large, size, whole_updates)
     cells = [*grid.cells(quick=quick), *grid.controls(subject, quick=quick)]
-    normed = has_batch_norm(build_model(task, 0))
+    normed = has_batch_norm(build_model(subject.load(), 0))
     k = grid.large // sgd.global_batch_size
     return Study(
         name="open-question",
@@ -100,11 +97,6 @@ class _Grid:
     """Recipes by what they change."""
 
     def __init__(self, sgd: Recipe, large: int, size: int, whole_updates: int):
-        if not sgd.global_batch_size < large <= size:
-            raise ValueError(
-                f"large: expected more than the small batch of {sgd.global_batch_size} and at most the {size} samples, "
-                f"got {large}; give --large"
-            )
         self.sgd, self.large, self.size, self._whole_updates = sgd, large, size, whole_updates
         ghost = min(GHOST, sgd.global_batch_size)
         self._sgd = sgd.replace(ghost_batch_size=ghost if ghost > 1 else None)
@@ -115,7 +107,7 @@ class _Grid:
         self.notes = (
             f"SGD: rate {sgd.lr:g} at batch {sgd.global_batch_size}, {sgd.schedule}, ghosts of {ghost}; Adam: Keskar's "
             "protocol, rate 1e-3, constant, statistics of the whole batch; no rate is tuned (--tune lr does)",
-            f"whole data set at equal updates: at most {whole_updates} updates",
+            f"whole data set at equal updates: at most {whole_updates} updates; softmax: {CONVEX_RATE:g} × the rate",
         )
 
     def at(
@@ -219,7 +211,8 @@ class _Grid:
                 Cell("softmax whole kept, updates", at("sgd", self.size, budget="updates"), "gradient descent"),
             ]
         for cell in cells:
-            yield replace(cell, subject=convex, group="convex control")
+            recipe = cell.recipe.replace(lr=CONVEX_RATE * cell.recipe.lr)
+            yield replace(cell, recipe=recipe, subject=convex, group="convex control")
 
 
 def _contrasts(cells: list[Cell], *, normed: bool) -> Iterator[Contrast]:

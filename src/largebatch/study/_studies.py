@@ -3,13 +3,26 @@
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
+from largebatch.study._batch_sweep import batch_sweep
 from largebatch.study._design import Study
 from largebatch.study._load import load_study
 from largebatch.study._open_question import open_question
+from largebatch.study._papers import goyal, keskar
+from largebatch.study._remedies import remedies
+from largebatch.study._warm_start import warm_start
 
 __all__ = ["STUDIES", "find_study"]
 
-STUDIES: Mapping[str, Callable[..., Study]] = MappingProxyType({"open-question": open_question})
+STUDIES: Mapping[str, Callable[..., Study]] = MappingProxyType(
+    {
+        "open-question": open_question,
+        "warm-start": warm_start,
+        "batch-sweep": batch_sweep,
+        "remedies": remedies,
+        "keskar": keskar,
+        "goyal": goyal,
+    }
+)
 """Each makes its study for a subject."""
 
 

@@ -24,6 +24,7 @@ __all__ = ["FILE", "RunJob", "StackJob", "is_done", "measurement_names", "perfor
 
 FILE = "measurements.json"
 CHECKPOINTS = "0.1dur"
+STACKED_SAMPLES = 512  # of all networks in one update: more do not fit the cache, and one by one is faster
 REPEATS = 3  # draws of the linear rule
 _turn = threading.Lock()  # torch's random generator and thread count belong to the process: its threads take turns
 
@@ -72,11 +73,12 @@ def perform(job: RunJob | StackJob) -> str:
 def _train_together(job: StackJob) -> None:
     """Those that have not ended."""
     missing = [run for run in job.runs if not (Path(run.folder) / "result.json").exists()]
-    if missing:
-        first = missing[0]
-        task = first.subject.load()
-        looks = [looks_of(task, first.recipe, first.plan) for _ in missing]
-        train_stack(task, first.recipe, [run.seed for run in missing], [run.folder for run in missing], looks)
+    task, recipe, plan = job.runs[0].subject.load(), job.runs[0].recipe, job.runs[0].plan
+    most = max(1, STACKED_SAMPLES // recipe.global_batch_size)
+    for first in range(0, len(missing), most):
+        part = missing[first : first + most]
+        looks = [looks_of(task, recipe, plan) for _ in part]
+        train_stack(task, recipe, [run.seed for run in part], [run.folder for run in part], looks)
 
 
 def _perform(job: RunJob) -> str:
