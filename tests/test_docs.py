@@ -17,6 +17,7 @@ README = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 TASK = next(block for block in BLOCKS if "def network" in block)
 DDP = next(block for block in BLOCKS if "DistributedDataParallel" in block)
+STUDY = next(block for block in BLOCKS if "study = Study(" in block)
 
 
 def test_the_python_runs_in_order(tmp_path, monkeypatch, capsys):
@@ -60,12 +61,13 @@ def with_runs(words):
 def test_commands_are_accepted(line, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "my_task.py").write_text(TASK)
+    (tmp_path / "my_study.py").write_text(STUDY)
     words = shlex.split(line)[1:]
     if "fashion-mnist" in line and not Path("/usr/share/datasets/fashion-mnist").is_dir():
         pytest.skip("needs Debian's dataset-fashion-mnist (make data)")
     if words[0] in ("diagnose", "report"):
         words = with_runs(words)
-    if words[0] in ("train", "diagnose") and "--dry-run" not in words:
+    if words[0] in ("train", "diagnose", "study") and "--dry-run" not in words:
         words.append("--dry-run")
     assert main(words) == 0
     assert capsys.readouterr().out
