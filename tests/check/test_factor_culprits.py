@@ -59,6 +59,11 @@ def test_two_causes_of_one_factor_are_both_named_and_a_second_run_tells_them_apa
         assert (found.culprit, found.others) == (name, ())
 
 
+def test_a_second_run_that_takes_another_path_does_not_hide_the_first():
+    (found,) = findings(run(scaled(3, (*COUNTS, (1, 2))), world_size=3), run(scaled(1, ((8, 3),)), world_size=1))
+    assert found.culprit == "summed_over_workers"
+
+
 def test_a_short_window_tells_them_apart_as_well():
     (found,) = findings(run(scaled(2), scaled(2, SHORT, 2)))
     assert (found.culprit, found.others) == ("summed_over_workers", ())

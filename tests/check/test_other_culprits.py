@@ -84,10 +84,11 @@ def test_the_same_permutation_every_epoch():
 
 def test_augmentation():
     def noisy(a, b):
-        return (MicroBatch(0, 4, 4, (1,), noise=a), MicroBatch(1, 4, 4, (2,), noise=b))
+        return (MicroBatch(0, 4, 4, (1,), noise=tuple(a)), MicroBatch(1, 4, 4, (2,), noise=tuple(b)))
 
     assert names(run(update(counts=((4,), (4,)), micro_batches=noisy("s", "s")))) == ["augmentation_same_on_workers"]
     assert names(run(update(counts=((4,), (4,)), micro_batches=noisy("s", "t")))) == []
+    assert names(run(update(counts=((4,), (4,)), micro_batches=noisy("as", "bs")))) == ["augmentation_same_on_workers"]
     assert names(run(update(counts=((4,), (4,)), micro_batches=noisy("", "")))) == []  # none is drawn
 
 

@@ -59,7 +59,7 @@ def _counts_tokens(record: Record) -> bool:
 
 def _update(number: int, parts: Sequence[tuple[int, Mapping[str, Any]]]) -> Update:
     micro_batches = tuple(
-        MicroBatch(rank, part["count"], part["samples"], tuple(part["indices"]), part["content"], part["noise"])
+        MicroBatch(rank, part["count"], part["samples"], tuple(part["indices"]), part["content"], tuple(part["noise"]))
         for rank, update in parts
         for part in update["micro_batches"]
     )

@@ -29,28 +29,33 @@ FACTORS: dict[str, Factor] = {
 }
 """What the gradient is multiplied by, under each culprit."""
 
-_COUNTS: dict[tuple[str, ...], Factor] = {
-    ("not_divided_by_count",): lambda update, run: update.counts.sum(),
-    ("not_divided_by_count", "averaged"): lambda update, run: update.counts.sum() / run.world_size,
-    ("not_divided_by_count", "by steps"): lambda update, run: update.counts.sum() / update.accumulation,
-    ("not_divided_by_count", "both"): lambda update, run: update.counts.sum() / (run.world_size * update.accumulation),
-}
-"""A summed loss, after the averages over ranks and steps that the script still makes."""
+_COUNTS: tuple[Factor, ...] = (
+    lambda update, run: update.counts.sum(),
+    lambda update, run: update.counts.sum() / run.world_size,
+    lambda update, run: update.counts.sum() / update.accumulation,
+    lambda update, run: update.counts.sum() / (run.world_size * update.accumulation),
+)
+"""Of a summed loss, under the averages over ranks and steps that the script may still make."""
 
 
 def explanations(run: Evidence, other: Evidence | None = None) -> list[tuple[str, ...]]:
     """The culprits, or pairs of them, whose factors are those of all updates of this run, and of another at other workers.
 
-    The simplest ones: a pair is returned only where no single culprit fits. Empty if every factor is 1.
+    The simplest ones: a pair is returned only where no single culprit fits. Empty if every factor is 1. What explains this
+    run alone counts where nothing explains both, for a script may take another path at another number of workers.
     """
-    runs = [run] if other is None else [run, other]
-    seen = [(update, fit, each) for each in runs for update, fit in _scaled(each)]
+    return (_explanations([run, other]) if other is not None else []) or _explanations([run])
+
+
+def _explanations(runs: list[Evidence]) -> list[tuple[str, ...]]:
+    seen = [(update, fit, run) for run in runs for update, fit in _scaled(run)]
     if all(is_close(fit.scale, 1) for _, fit, _ in seen):
         return []
     singles = [(name,) for name, factor in FACTORS.items() if _agrees([factor], seen)]
-    counts = [names[:1] for names, factor in _COUNTS.items() if _agrees([factor], seen)]
-    if singles or counts:
-        return list(dict.fromkeys(singles + counts))
+    if any(_agrees([factor], seen) for factor in _COUNTS):
+        singles.append(("not_divided_by_count",))
+    if singles:
+        return singles
     names = list(FACTORS)
     pairs = [(a, b) for i, a in enumerate(names) for b in names[i + 1 :]]
     return [

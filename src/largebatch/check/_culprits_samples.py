@@ -147,8 +147,11 @@ def not_shuffled(run: Evidence) -> Finding | None:
 def augmentation_same_on_workers(run: Evidence) -> Finding | None:
     """All ranks augment with the same random numbers: W samples in a row get the same crop."""
     for update in run.updates:
-        noises = [{part.noise for part in update.micro_batches if part.rank == rank} for rank in range(run.world_size)]
-        if run.world_size > 1 and set.intersection(*noises) - {""}:
+        noises = [
+            {state for part in update.micro_batches if part.rank == rank for state in part.noise}
+            for rank in range(run.world_size)
+        ]
+        if run.world_size > 1 and set.intersection(*noises):
             return Finding(
                 "augmentation_same_on_workers", "wrong",
                 f"update {update.number}: all {run.world_size} workers drew their augmentation from the same random state",

@@ -30,7 +30,7 @@ class MicroBatch:
         samples: samples in the forward pass, which is what batch norm sees.
         indices: positions in the data set; () where they could not be told.
         content: digest of the inputs; "" where none was taken.
-        noise: digest of the random state that augmentation drew from; "" where it drew nothing.
+        noise: digests of the states of the generators that augmentation drew from; () where it drew nothing.
     """
 
     rank: int
@@ -38,7 +38,7 @@ class MicroBatch:
     samples: int
     indices: tuple[int, ...] = ()
     content: str = ""
-    noise: str = ""
+    noise: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

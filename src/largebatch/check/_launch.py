@@ -106,7 +106,7 @@ def _wait(folder: Path, children: "Sequence[subprocess.Popen[bytes]]", updates: 
     with progress("watching updates", updates, "updates") as bar:
         while any(child.poll() is None for child in children):
             now = "".join(_read(mark) for mark in marks)
-            if now != seen:
+            if now != seen or not all(mark.exists() for mark in marks):  # importing torch is not the script's time
                 seen, since = now, time.monotonic()
                 bar.update(max(0, min(_count(_read(marks[0])), updates) - bar.n))
             if failed_at is None and (_has_failed(folder, children) or _all_told(folder, len(children))):

@@ -55,7 +55,7 @@ class Pass:
             "samples": self.samples,
             "indices": list(self.origin.indices) if self.origin else [],
             "content": _digest(self.args, self.kwargs),
-            "noise": self.origin.batch.noise if self.origin else "",
+            "noise": list(self.origin.batch.noise) if self.origin else [],
         }
 
 

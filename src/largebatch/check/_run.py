@@ -74,11 +74,13 @@ def loop(
     if not compare or not evidence.is_distributed:
         return result
     is_open = any(finding.others for finding in result.findings)
+    why = ""
     for size in [1, workers + 1] if is_open else [1]:
         again = run(size)
-        if not again.reason and not _nothing_seen(name, again.records):
+        why = again.reason or _nothing_seen(name, again.records)
+        if not why:
             return judge(evidence, assemble(again.records), _unseen(launched.records, updates))
-    note = f"the script does not run with 1 worker, so nothing was compared: {again.reason.splitlines()[0]}"  # pyright: ignore
+    note = f"no second run at another number of workers, so nothing was compared: {why.splitlines()[0]}"
     return judge(evidence, notes=(*_unseen(launched.records, updates), note))
 
 
@@ -87,7 +89,7 @@ def _named(target: str | Path | Callable[..., Any]) -> tuple[str, list[str]]:
     if callable(target):
         name, file = getattr(target, "__qualname__", ""), inspect.getsourcefile(target)
         if not name.isidentifier() or file is None:
-            return "", [f"target: expected a function at the top of a file, got {name or target!r}; move it there"]
+            return "", [f"target: expected a function at the top of a file, got {name or target}; move it there"]
         return f"{file}:{name}", []
     path = str(target).rpartition(":")[0] if ".py:" in str(target) else str(target)
     if not Path(path).is_file():

@@ -22,7 +22,7 @@ from torch.utils.data.dataloader import _BaseDataLoaderIter
 from largebatch.check._patches import replaced
 from largebatch.check._reference import tensors_in
 
-__all__ = ["Batch", "Origin", "Reading", "SampleLog", "random_state_digest"]
+__all__ = ["Batch", "Origin", "Reading", "SampleLog", "random_state_digests"]
 
 KEPT_BATCHES = 16  # batches a trainer may hold before it uses them
 
@@ -52,7 +52,7 @@ class Reading:
 class Batch:
     """What a loader gave, kept until it has been used."""
 
-    def __init__(self, content: Any, reading: Reading, indices: tuple[int, ...], noise: str):
+    def __init__(self, content: Any, reading: Reading, indices: tuple[int, ...], noise: tuple[str, ...]):
         self.content = content
         self.reading = reading
         self.indices = indices
@@ -106,7 +106,7 @@ class SampleLog:
         self._loaders: dict[int, DataLoader[Any]] = {}  # by their index sampler, which iterators know
         self._is_random: bool | None = None
         self._kept: deque[Batch] = deque(maxlen=KEPT_BATCHES)
-        self._noise = ""
+        self._noise: tuple[str, ...] = ()
 
     @contextmanager
     def installed(self) -> Iterator[None]:
@@ -173,7 +173,7 @@ class SampleLog:
             return original(iterator)
         if self.is_ending and reading.batches > 0:
             raise StopIteration
-        self._noise = ""
+        self._noise = ()
         try:
             content = original(iterator)
         except StopIteration:
@@ -190,19 +190,19 @@ class SampleLog:
     def _fetch(self, original: Any, fetcher: Any, asked: Any) -> Any:
         if get_worker_info() is not None:
             return original(fetcher, asked)
-        before = random_state_digest()
+        before = random_state_digests()
         content = original(fetcher, asked)
-        self._noise = before if random_state_digest() != before else ""
+        self._noise = _drawn_from(before)
         return content
 
-    def _noise_of_workers(self, iterator: Any, reading: Reading, indices: tuple[int, ...]) -> str:
+    def _noise_of_workers(self, iterator: Any, reading: Reading, indices: tuple[int, ...]) -> tuple[str, ...]:
         """Loader workers seed themselves from the iterator's base seed; whether they draw is tried here once."""
         if self._is_random is None and indices:
             with kept_random_state():
-                before = random_state_digest()
+                before = random_state_digests()
                 reading.loader.dataset[indices[0]]
-                self._is_random = random_state_digest() != before
-        return f"{iterator._base_seed}:{reading.batches}" if self._is_random else ""
+                self._is_random = bool(_drawn_from(before))
+        return (f"{iterator._base_seed}:{reading.batches}",) if self._is_random else ()
 
 
 def _as_indices(asked: Any) -> tuple[int, ...]:
@@ -213,13 +213,21 @@ def _as_indices(asked: Any) -> tuple[int, ...]:
         return ()
 
 
-def random_state_digest() -> str:
+def random_state_digests() -> tuple[str, str, str]:
     """Of the generators that augmentation draws from: torch's, Python's, numpy's."""
-    digest = hashlib.blake2b(torch.get_rng_state().numpy().tobytes(), digest_size=8)
-    digest.update(str(hash(random.getstate())).encode())
     state = cast(tuple[Any, ...], np.random.get_state())  # noqa: NPY002
-    digest.update(state[1].tobytes() + str(state[2]).encode())
-    return digest.hexdigest()
+    contents = (
+        torch.get_rng_state().numpy().tobytes(),
+        repr(random.getstate()).encode(),
+        state[1].tobytes() + str(state[2]).encode(),
+    )
+    torchs, pythons, numpys = (hashlib.blake2b(content, digest_size=8).hexdigest() for content in contents)
+    return torchs, pythons, numpys
+
+
+def _drawn_from(before: tuple[str, ...]) -> tuple[str, ...]:
+    """Digests before, of the generators that have moved since."""
+    return tuple(old for old, new in zip(before, random_state_digests(), strict=True) if old != new)
 
 
 @contextmanager

@@ -1,5 +1,6 @@
 """A Lightning callback. Lightning computes gradients inside the optimizer's step, so hooks on that step come too early."""
 
+from collections import OrderedDict
 from typing import Any, final
 
 import torch
@@ -86,8 +87,8 @@ class _Steps:
 
     def __init__(self, optimizer: torch.optim.Optimizer):
         self._optimizer = optimizer
-        self._before: dict[int, Any] = {}
-        self._after: dict[int, Any] = {}
+        self._before: OrderedDict[int, Any] = OrderedDict()
+        self._after: OrderedDict[int, Any] = OrderedDict()
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._optimizer, name)
@@ -107,7 +108,7 @@ class _Steps:
             hook(self._optimizer, (), {})
 
     @staticmethod
-    def _register(hooks: dict[int, Any], hook: Any) -> Any:
+    def _register(hooks: OrderedDict[int, Any], hook: Any) -> Any:
         handle = torch.utils.hooks.RemovableHandle(hooks)
         hooks[handle.id] = hook
         return handle

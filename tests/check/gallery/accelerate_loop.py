@@ -16,7 +16,7 @@ BUG = sys.argv[1] if len(sys.argv) > 1 else ""
 def main():
     accelerator = accelerate.Accelerator(cpu=True, gradient_accumulation_steps=2, step_scheduler_with_optimizer=False)
     torch.manual_seed(0)
-    samples = 65 if BUG == "duplicates_from_padding" else 64
+    samples = 63 if BUG == "duplicates_from_padding" else 64
     data = TensorDataset(torch.randn(samples, 5), torch.randint(0, 3, (samples,)))
     model = nn.Sequential(nn.Linear(5, 16), nn.Dropout(0.2), nn.Tanh(), nn.Linear(16, 3))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
