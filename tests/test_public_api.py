@@ -51,8 +51,6 @@ SURFACE = {
     "check": "CULPRITS CheckResult Conformance ConformanceCase Finding Watch conformance loop reference",
     "integrations": "Parts lightning_callback transformers_callback",
     "report": "write",
-    "check": "CULPRITS CheckResult Conformance ConformanceCase Finding Watch conformance loop reference",
-    "integrations": "Parts lightning_callback transformers_callback",
     "cli": "main",
 }
 
