@@ -72,11 +72,23 @@ def test_a_task_of_ones_own_is_found_by_where_it_was_defined(tmp_path, monkeypat
 
     monkeypatch.chdir(tmp_path)
     fit(tmp_path / "x", what=find("mine.py:t"))
-    monkeypatch.chdir("/")
     assert isinstance(find_task(read_run(tmp_path / "x")), Task)
     (tmp_path / "mine.py").unlink()
     with pytest.raises(ValueError, match=r"cannot find the task it was trained on: .*mine.py.*--task my_task.py:task"):
         find_task(read_run(tmp_path / "x"))
+
+
+@pytest.mark.parametrize("place", ["elsewhere", "here/x"])
+def test_a_run_folder_cannot_name_code_to_run(tmp_path, monkeypatch, place):
+    """Neither outside the working directory nor inside the folder itself, which may have come by mail."""
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    ran = tmp_path / place / "mine.py"
+    fit(tmp_path / "here" / "x", what=task(origin=f"{ran}:t"))
+    ran.parent.mkdir(exist_ok=True)
+    ran.write_text("raise SystemExit('code of a stranger')\n")
+    with pytest.raises(ValueError, match=r"would run that file: if you trust it, say so with --task .*mine.py:t"):
+        find_task(read_run(tmp_path / "here" / "x"))
 
 
 def test_an_unfinished_run_is_left_out_and_named(runs, tmp_path):

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from largebatch.core._batchnorm import has_batch_norm
 from largebatch.core._collective import World
 from largebatch.core._loading import Loader
-from largebatch.core._params import displaced, flatten
+from largebatch.core._params import displaced, flatten, unflatten
 from largebatch.core._seeds import generator, seed_default
 from largebatch.core._statistics import BatchNormMode, batch_norm_mode, coupled_layers, reestimate, spare_statistics
 from largebatch.core._task import Data, Loss, Metric, data_size, total, weigh
@@ -181,16 +181,17 @@ class Risk:
     def value_and_gradient(self) -> tuple[float, Tensor]:
         """f(x) and ∇f(x), (P,), in one pass."""
         self.passes += 1.0
-        gradient = flatten([torch.zeros_like(p) for p in self.parameters])
+        gradient = torch.zeros(self.dimension, dtype=self.dtype, device=self.device)
+        parts = unflatten(gradient, self.parameters)
         sums = torch.zeros(2, dtype=torch.float64, device=self.device)
         with self.measuring(), torch.enable_grad():
             for inputs, targets in self.batches():
                 value, count = self.loss_sum(inputs, targets)
                 grads = torch.autograd.grad(value, self.parameters, materialize_grads=True)
-                gradient += flatten(grads)
+                torch._foreach_add_(parts, list(grads))
                 sums += torch.stack([value.detach().double(), torch.as_tensor(count, device=value.device).double()])
         value, count = self.world.sum(sums).tolist()
-        return value / count, self.world.sum(gradient) / count
+        return value / count, self.world.sum(gradient).div_(count)
 
     def per_example_gradients(self, inputs: Tensor, targets: Tensor) -> Tensor:
         """Gradient of each example's loss sum, (n, P), by vmap over the model.

@@ -129,12 +129,10 @@ class Graphs(Generic[Graph]):
         risk, few = self.risk, min(COUNTED_SAMPLES, len(inputs))
         held = _saved_bytes(risk, (inputs, targets), lambda: self._build(inputs[:few], targets[:few]))
         risk.passes += few * risk.world.size / risk.samples
-        gradients = -(-risk.samples // self._pass_samples) * sum(
-            p.nbytes for p in risk.parameters
-        )  # one for each graph
-        return held / few * risk.samples + gradients <= SHARE * free_bytes(
-            risk.device
-        )  # of all ranks: one machine, perhaps
+        graphs = -(-risk.samples // self._pass_samples)
+        gradients = graphs * sum(p.nbytes for p in risk.parameters)
+        needed = held / few * risk.samples + gradients  # of all ranks: one machine, perhaps
+        return needed <= SHARE * free_bytes(risk.device)
 
 
 @contextmanager

@@ -151,8 +151,15 @@ def find_task(run: StoredRun) -> Task:
     """The task of a run, by what the run recorded.
 
     Raises:
-        ValueError: it is not to be found.
+        ValueError: it is not to be found, or it is a file that the run's folder alone vouches for.
     """
+    file = Path(run.origin.rpartition(":")[0]).resolve() if run.origin else None
+    is_ours = file is None or (file.is_relative_to(Path.cwd()) and not file.is_relative_to(run.path.resolve()))
+    if not is_ours:  # a folder that came from elsewhere could name any code
+        raise ValueError(
+            f"{run.path}: its task is defined in {file}, outside the working directory, and finding it would run that "
+            f"file: if you trust it, say so with --task {run.origin}"
+        )
     try:
         return find(run.finds_task)
     except (ValueError, FileNotFoundError) as error:

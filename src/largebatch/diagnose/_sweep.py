@@ -48,8 +48,8 @@ def coordinates(name: str, span: tuple[float, float], points: int, through: Sequ
 
 def combine(target: list[Tensor], vectors: Sequence[list[Tensor]], coefficients: Sequence[float]) -> None:
     """target ← Σ cᵢ·vᵢ, in place; exactly vⱼ where cⱼ = 1 and the others are 0, for finite vectors."""
-    torch._foreach_copy_(target, vectors[0])
-    torch._foreach_mul_(target, coefficients[0])
+    for part, first in zip(target, vectors[0], strict=True):
+        torch.mul(first, coefficients[0], out=part)
     for vector, coefficient in zip(vectors[1:], coefficients[1:], strict=True):
         torch._foreach_add_(target, vector, alpha=coefficient)
 
