@@ -1,7 +1,5 @@
 """The verb `study`, and the demo, which is one of its studies made small."""
 
-import importlib
-import importlib.util
 import os
 import shlex
 import sys
@@ -143,7 +141,11 @@ def _design(command: StudyCommand) -> "Study":
 
 
 def _tell(found: "StudyResult", folder: Path, *, json: bool, report: bool) -> int:
-    page = _report(folder) if report else None
+    page = None
+    if report:
+        from largebatch.report import write
+
+        page = write(folder)
     if json:
         print_json(found.to_json() | {"folder": str(folder), "report": page and str(page)})
     else:
@@ -151,10 +153,3 @@ def _tell(found: "StudyResult", folder: Path, *, json: bool, report: bool) -> in
         print(f"folder: {folder}")
         print(f"report: {page}" if page else "", end="\n" if page else "")
     return 1 if any(run.status == "failed" for run in found.runs) else 0
-
-
-def _report(folder: Path) -> Path | None:
-    """The page, where the room that writes it is there."""
-    if importlib.util.find_spec("largebatch.report") is None:
-        return None
-    return importlib.import_module("largebatch.report").write(folder)

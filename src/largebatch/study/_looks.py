@@ -86,10 +86,13 @@ class Looks:
         return Request(risk=True) if update in self._updates else None
 
     def see(self, view: View) -> None:
-        """Measure at the weights after the update."""
+        """Measure at the weights after the update; nothing where they, or their loss, have left the finite numbers."""
         risk = view.risk
         assert risk is not None
-        values, full = self._gradients(risk, view.update)
+        try:
+            values, full = self._gradients(risk, view.update)
+        except ValueError:  # a risk refuses such weights, and `fit` will say that the run diverged
+            return
         if self._last is not None:
             values |= {
                 "step_cosine": _cosine(self._last, full),
