@@ -20,22 +20,50 @@ def judge(losses, first=0, *, epoch=-1, is_last=False, trivial=2.0, history=None
 
 
 def test_the_median_of_an_epoch_is_held_against_the_trivial_loss_from_the_third_epoch():
-    stuck = [2.3, 1.9, 1.9]
+    stuck = [2.3, *[1.9] * 19]
     assert judge(stuck, epoch=1) == ""
     assert "diverged at step 0: median train loss 1.9 in epoch 3 is no better than 0.9 × 2" in judge(stuck, epoch=2)
     assert "in epoch 2" in judge(stuck, epoch=1, is_last=True)
-    assert judge([2.3, 1.7, 1.7], epoch=2) == ""
-    assert judge([2.3, 1.9, 1.7], epoch=2, trivial=None) == ""
-    assert "the loss at the start" in judge([2.3, 2.2, 2.2], epoch=2, trivial=None)
+    assert judge([2.3, *[1.7] * 19], epoch=2) == ""
+    assert judge([2.3, *[1.9] * 9, *[1.7] * 10], epoch=2, trivial=None) == ""
+    assert "the loss at the start" in judge([2.3, *[2.2] * 19], epoch=2, trivial=None)
 
 
 def test_the_step_named_is_the_first_above_three_times_the_start():
     history = LossHistory()
     assert judge([1.0, 2.9, 2.0], history=history) == ""
     assert judge([3.1, 50.0, 2.0], 3, history=history) == ""
-    reason = judge([2.5, 2.5], 6, epoch=2, history=history)
+    reason = judge([2.5] * 20, 6, epoch=2, history=history)
     assert reason.startswith("diverged at step 3: ")
     assert history.first_excess == 3
+
+
+def descent(losses, **options):
+    """What is said of a run with one update in an epoch, and at which."""
+    history = LossHistory()
+    for update, loss in enumerate(losses):
+        reason = judge([loss], update, epoch=update, history=history, **options)
+        if reason:
+            return update, reason
+    return None
+
+
+def test_gradient_descent_that_is_slow_has_not_diverged():
+    slow = [2.3 * 0.995**update for update in range(300)]
+    assert slow[2] > 0.9 * 2.3
+    assert descent(slow, trivial=2.3) is None
+
+
+def test_a_moment_beyond_the_edge_of_stability_is_no_divergence():
+    losses = [1.0 * 0.95**update for update in range(200)]
+    losses[100:105] = [2.0, 4.0, 3.0, 1.5, 1.0]
+    assert descent(losses, trivial=None) is None
+
+
+def test_gradient_descent_that_learns_nothing_has_diverged():
+    update, reason = descent([1.0, *[4.0] * 100], trivial=None)
+    assert update == 59
+    assert "diverged at step 1: median train loss 4 over the last 20 updates, to epoch 60, is no better" in reason
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])

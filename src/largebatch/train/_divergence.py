@@ -3,10 +3,14 @@
 Diverged = a loss that is not finite, or a median train loss of an epoch ≥ 0.9 × the trivial loss, in any epoch after the
 second or in the last one. The trivial loss is that of predicting the class frequencies; where a task has none, the loss
 at the start. The step named is the first whose loss exceeds 3 × the initial one.
+
+An epoch of fewer than 20 updates is judged together with those before it, from the 60th update on: with the whole data set
+as batch an epoch is one update, and gradient descent that is merely slow, or leaves the edge of stability for a moment,
+has not diverged.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from statistics import median
 
 import torch
@@ -17,6 +21,7 @@ __all__ = ["ADVICE", "LossHistory", "trivial_loss"]
 
 MOST_CLASSES = 1 << 24  # beyond, integers are identifiers rather than classes
 CHECKED_CLASSES = 16
+JUDGED_UPDATES = 20  # at least, for a median
 
 ADVICE = "try gradual warmup (recipe.at brings it), a lower rate or a smaller batch"
 
@@ -27,6 +32,7 @@ class LossHistory:
 
     initial: float | None = None
     first_excess: int | None = None  # update whose loss first exceeded 3 × the initial one
+    recent: list[float] = field(default_factory=list[float])  # losses of the last epoch, or of the last 20 updates
 
     def judge(self, losses: list[float], first_update: int, *, epoch: int, is_last: bool, trivial: float | None) -> str:
         """Why the run has diverged, in words, or "" if it has not.
@@ -45,12 +51,19 @@ class LossHistory:
                 self.first_excess = update
             if not math.isfinite(loss):
                 return f"diverged at step {self._named(update)}: the loss is {loss} at step {update}{self._spike()}"
+        if epoch < 0:
+            return ""
+        self.recent = [*self.recent, *losses][-max(len(losses), JUDGED_UPDATES) :]
+        is_ripe = epoch >= 2 and (len(losses) >= JUDGED_UPDATES or first_update + len(losses) >= 3 * JUDGED_UPDATES)
         reference = self.initial if trivial is None else trivial
-        if epoch >= 0 and (epoch >= 2 or is_last) and median(losses) >= 0.9 * reference:
+        if (is_ripe or is_last) and median(self.recent) >= 0.9 * reference:
+            when = f"in epoch {epoch + 1}"
+            if len(losses) < len(self.recent):
+                when = f"over the last {len(self.recent)} updates, to epoch {epoch + 1},"
             kind = "the loss at the start" if trivial is None else "predicting the class frequencies"
             return (
-                f"diverged at step {self._named(first_update)}: median train loss {median(losses):.3g} in epoch "
-                f"{epoch + 1} is no better than 0.9 × {reference:.3g}, {kind}{self._spike()}"
+                f"diverged at step {self._named(first_update)}: median train loss {median(self.recent):.3g} {when} "
+                f"is no better than 0.9 × {reference:.3g}, {kind}{self._spike()}"
             )
         return ""
 
