@@ -21,13 +21,13 @@ NEEDS = {  # options without which a mistake is none, whatever else is drawn
     "clipped_per_micro_batch": {"--clip": 0.01, "--accumulation": 3},
     "clipped_before_averaging": {"--clip": 0.01},
     "clipped_while_scaled": {"--clip": 0.01, "--amp": 1},
-    "loss_scale_not_removed": {"--amp": 1},
-    "duplicates_from_padding": {"--samples": 61, "--ragged": 0},
+    "loss_scale_not_removed": {"--amp": 1, "--clip": 0.0},
+    "duplicates_from_padding": {"--samples": 61, "--batch": 24, "--ragged": 0},
     "augmentation_same_on_workers": {"--augment": 1},
     "scheduler_steps_per_micro_batch": {"--schedule": "warmup", "--accumulation": 3},
     "scheduler_steps_per_worker": {"--schedule": "warmup"},
     "momentum_corrected_in_sgd": {"--schedule": "warmup"},
-    "short_last_window": {"--samples": 78, "--batch": 24, "--accumulation": 4, "--ragged": 0},
+    "short_last_window": {"--samples": 84, "--batch": 24, "--accumulation": 4, "--ragged": 0},
     "workers_read_same_data": {"--ragged": 0},
 }
 GRADIENT = {

@@ -11,7 +11,7 @@ PLANTED = {
     "divided_by_workers_twice": ("--accumulation", 3),
     "accumulation_not_divided": ("--accumulation", 3),
     "accumulation_divided_twice": ("--accumulation", 3),
-    "short_last_window": ("--samples", 78, "--ragged", 0),
+    "short_last_window": ("--samples", 84, "--ragged", 0),
     "not_divided_by_count": (),
     "unknown_factor": (),
     "loss_scale_not_removed": ("--amp", 1),

@@ -14,14 +14,15 @@ def names(*arguments, **fields):
 def test_gradients_that_are_not_averaged():
     whole = update()
     alone = np.stack([whole.sums[:2].sum(0) / 11, whole.sums[2:].sum(0) / 12])
-    assert names(update(applied=alone)) == ["gradients_not_averaged"]
+    assert names(update(applied=alone, is_averaged=False)) == ["gradients_not_averaged"]
     assert names(update(applied=np.tile(whole.reference, (2, 1)))) == []
 
 
 def test_gradients_that_differ_for_no_known_reason():
     whole = update()
-    assert names(update(applied=np.stack([whole.reference, 1.5 * whole.reference + 1]))) == []  # rank 0 is right
-    assert names(update(applied=np.stack([whole.reference + 1, whole.reference]))) == ["unexplained_gradient"]
+    other = np.stack([whole.reference + 1, whole.reference])
+    assert names(update(applied=other, is_averaged=False)) == ["unexplained_gradient"]
+    assert names(update(applied=other[::-1], is_averaged=False)) == []  # rank 0 is right
 
 
 def test_the_gradient_of_the_update_before():
@@ -85,6 +86,8 @@ def test_clipping_per_micro_batch():
 def test_clipping_before_averaging():
     early = clips([Clip(2, 3.0, 1.0)], [Clip(2, 4.0, 1.0)])
     assert names(update(steps=early, extra=1.0)) == ["clipped_before_averaging"]
+    never = update(steps=early, extra=1.0, is_averaged=False)  # not averaged afterwards either
+    assert "clipped_before_averaging" not in names(never)
     assert names(update(steps=clips([Clip(2, 3.0, 1.0)], [Clip(2, 3.0, 1.0)]))) == []
     assert names(update(steps=clips([Clip(2, 0.3, 1.0)], [Clip(2, 0.4, 1.0)]))) == []  # no effect
 

@@ -64,6 +64,7 @@ def _update(number: int, parts: Sequence[tuple[int, Mapping[str, Any]]]) -> Upda
         for part in update["micro_batches"]
     )
     applied, sums, weights, previous = _vectors(parts)
+    tolerance = max(update["tolerance"] for _, update in parts)
     return Update(
         number=number,
         epoch=parts[0][1]["epoch"],
@@ -74,8 +75,9 @@ def _update(number: int, parts: Sequence[tuple[int, Mapping[str, Any]]]) -> Upda
         weights=weights,
         previous=previous,
         is_moved=any(update["is_moved"] for _, update in parts),
+        is_averaged=_spread([update["applied"] for _, update in parts if "applied" in update]) <= tolerance,
         spread=_spread([update["weights"] for _, update in parts if "weights" in update]),
-        tolerance=max(update["tolerance"] for _, update in parts),
+        tolerance=tolerance,
     )
 
 
@@ -103,15 +105,17 @@ def _vectors(parts: Sequence[tuple[int, Mapping[str, Any]]]) -> tuple[np.ndarray
     weights, vectors = first["weights"], first["is_vector"]
     previous = first["previous"] if first["previous"] is not None else torch.zeros_like(weights)
     rows = [*applied, *sums, weights * ~vectors, weights * vectors, previous]
+    if not all(bool(row.isfinite().all()) for row in rows):  # diverged: nothing to compare
+        return np.zeros((len(parts), 0)), np.zeros((0, 0)), np.zeros((2, 0)), np.zeros(0)
     found = reduced([row.double().numpy() for row in rows])
     cuts = np.cumsum([len(applied), len(sums), 2])
     blocks = np.split(found, cuts)
     return blocks[0], blocks[1], blocks[2], blocks[3][0]
 
 
-def _spread(weights: Sequence[Tensor]) -> float:
-    """Largest distance from the first rank's weights, relative to their norm."""
-    if len(weights) < 2:
+def _spread(vectors: Sequence[Tensor]) -> float:
+    """Largest distance from the first rank's vector, relative to its norm."""
+    if len(vectors) < 2:
         return 0.0
-    base = weights[0].double()
-    return max(float((w.double() - base).norm() / base.norm().clamp_min(1e-300)) for w in weights[1:])
+    base = vectors[0].double()
+    return max(float((vector.double() - base).norm() / base.norm().clamp_min(1e-300)) for vector in vectors[1:])

@@ -34,7 +34,12 @@ def clipped_before_averaging(run: Evidence) -> Finding | None:
     for update in run.updates:
         last = [step.clips[-1] for step in update.steps if step.clips]
         norms = [clip.norm for clip in last]
-        if len(last) > 1 and any(clip.acted for clip in last) and max(norms) - min(norms) > 1e-3 * max(norms):
+        if (
+            update.is_averaged
+            and len(last) > 1
+            and any(clip.acted for clip in last)
+            and max(norms) - min(norms) > 1e-3 * max(norms)
+        ):
             return Finding(
                 "clipped_before_averaging", "wrong",
                 f"update {update.number}: the workers clipped gradients of norm "
@@ -64,6 +69,6 @@ def clipped_while_scaled(run: Evidence) -> Finding | None:
 def is_explained_by_clipping(finding: Finding) -> bool:
     """Whether a finding about the gradient follows from clipping at the wrong place."""
     return finding.culprit in (
-        "unknown_factor", "unexplained_gradient", "gradients_not_averaged", "micro_batches_lost", "mean_of_means",
+        "unknown_factor", "unexplained_gradient", "micro_batches_lost", "mean_of_means",
         "decay_scaled_with_loss", "zero_grad_forgotten", "loss_scale_not_removed",
     )  # fmt: skip

@@ -23,7 +23,7 @@ def ranks_differ(update: Update) -> bool:
 def gradients_not_averaged(run: Evidence) -> Finding | None:
     """Every rank steps on its own samples only."""
     for update, _ in fits(run):
-        if run.world_size > 1 and ranks_differ(update):
+        if run.world_size > 1 and not update.is_averaged:
             alone = [rank for rank in range(len(update.applied)) if own_gradient(update, rank)]
             if not alone:
                 continue

@@ -99,6 +99,7 @@ class Update:
         weights: (2, d), the parameters before the step: matrices, and vectors such as biases.
         previous: (d,), the gradient of the update before.
         is_moved: the weights changed between a forward pass and the step, as SAM has it: no reference then.
+        is_averaged: all ranks' optimisers were given the same gradient in the end, after clipping too.
         spread: largest distance between two ranks' parameters before the step, relative to their norm.
         tolerance: relative error that rounding explains.
     """
@@ -112,6 +113,7 @@ class Update:
     weights: Vector
     previous: Vector
     is_moved: bool = False
+    is_averaged: bool = True
     spread: float = 0.0
     tolerance: float = 5e-4
 

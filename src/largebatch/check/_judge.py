@@ -93,9 +93,8 @@ def _without_consequences(found: list[Finding]) -> list[Finding]:
     """One cause is one finding: what follows from another finding is left out, and so is the second name of one factor."""
     names = {finding.culprit for finding in found}
     follows: dict[str, set[str]] = {
-        "parameters_differ": {"gradients_not_averaged", "clipped_before_averaging"},
+        "parameters_differ": {"gradients_not_averaged"},
         "duplicates_from_padding": {"workers_read_same_data"},
-        "gradients_not_averaged": {"clipped_before_averaging"},
     }
     follows |= {name: {"decay_scaled_with_loss"} for name in (*factor.FACTORS, "unknown_factor")}
     kept: list[Finding] = []

@@ -96,7 +96,7 @@ def windows(options, epoch, rank, size):
         if options.bug == "samples_never_seen":
             order = sorted(order)[: -options.batch - 1]
         batches = [order[i : i + options.batch] for i in range(0, len(order), options.batch)]
-        if len(batches[-1]) < 2 * size:  # too few for every rank
+        if len(batches[-1]) < 5 * size:  # too few for every rank
             batches[-2:] = [batches[-2] + batches[-1]]
         shares = [share_of(batch, options, rank, size) for batch in batches]
         totals = [len(batch) for batch in batches]
@@ -104,9 +104,10 @@ def windows(options, epoch, rank, size):
 
 
 def parts_of(share, total, options, size):
-    """As many micro-batches on every rank, of nearly equal length."""
+    """As many micro-batches on every rank, of nearly equal length and at least two samples, as batch norm wants them."""
     micro = math.ceil(options.batch / size / options.accumulation)
-    parts = min(options.accumulation, math.ceil(total / size / micro), len(share))
+    smallest = total * 2 // sum(range(2, size + 2)) if options.ragged else total // size
+    parts = min(options.accumulation, math.ceil(total / size / micro), max(1, smallest // 2))
     ends = [len(share) * (k + 1) // parts for k in range(parts)]
     return [share[start:end] for start, end in zip([0, *ends], ends, strict=False)]
 
