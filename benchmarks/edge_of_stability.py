@@ -21,7 +21,7 @@ from largebatch.curvature import LambdaMax
 from largebatch.recipe import Recipe
 from largebatch.train import fit
 
-RATES = (0.07, 0.1, 0.14)
+RATES = (0.1, 0.14, 0.2)
 SAMPLES = 500
 EVERY = 20  # updates between looks
 COLORS = ("#1f5fa8", "#b8460e", "#3b7d3a")
