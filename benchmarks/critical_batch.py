@@ -1,7 +1,8 @@
 """F1 on Fashion-MNIST: the critical batch by the noise scale, by branches and by a sweep, and whether they agree.
 
-Writes docs/results/critical-batch.md and its picture. What is decided beforehand stands here: the target, the trunk (half of
-what batch 256 needs), branches of 8,192 samples at rates by the linear rule, a sweep whose rates are tuned batch by batch.
+Writes docs/results/critical-batch.md and its picture. What is decided beforehand stands here: the target, the trunk of
+10,240 samples at batch 256, branches of 8,192 samples at the rates that its noise scale gives, a sweep with rates tuned at
+each batch.
 
     python benchmarks/critical_batch.py            # runs/critical-batch; interrupted work is continued
 """
@@ -26,14 +27,15 @@ from largebatch.target import fit_hyperbola, samples_to_target
 
 TASK = "fashion-mnist/f1"
 PLAN = study.ProbePlan(
-    samples=12_800,
+    samples=10_240,
     batch_sizes=(64, 128, 256, 512, 1024, 2048, 4096),
     branch_samples=8192,
     routes=("noise scale", "branches", "sweep"),
-    branch_seeds=2,
+    branch_seeds=3,
     sweep_seeds=3,
-    target=0.45,
-    longest=16,
+    target=0.4,
+    longest=200_000,
+    period=1280,
     examined=1024,
 )
 RUNS = Path("runs/critical-batch")
@@ -91,11 +93,11 @@ def verdict(fit: Any) -> str:
 def branch_table(branches: study.Branches) -> str:
     """A row for each batch."""
     rows: list[list[Cell]] = []
-    for size, losses in branches.losses().items():
+    for size, paths in branches.paths().items():
         rate = next(branch.lr for branch in branches.branches if branch.batch_size == size)
-        mean = sum(losses) / len(losses)
-        rows.append([size, rate, ", ".join(f"{loss:.4f}" for loss in losses), branches.start_loss - mean])
-    return Table(["batch", "rate, by the rule", "loss, by order of the data", "it fell by"], rows).markdown()
+        for seed, path in enumerate(paths, start=1):
+            rows.append([size, rate, seed, ", ".join(f"{loss:.3f}" for _, loss in path)])
+    return Table(["batch", "rate, by the noise scale", "order of the data", "loss at each look"], rows).markdown()
 
 
 def routes_table(found: CriticalBatch) -> str:

@@ -99,20 +99,24 @@ def _planned(command: PlanCommand, source: str) -> "Plan":
     from largebatch import plan
 
     notes: list[str] = []
-    step, run = None, None
+    run = plan.read_run_cost(source) if source and not command.measure else None
+    curve = _curve(command, run, notes)  # before a minute is spent on measuring
+    local, whole = command.local_batch, command.global_batch
     if command.measure:
         measured = _measured(source)
         step = measured.step_time()
         notes.append(f"step times of {source} measured here: {measured.text()}")
-    elif source:
-        run = plan.read_run_cost(source)
-    local, whole = command.local_batch, command.global_batch
-    if local is None and whole is None and run is not None:
-        local = max(1, run.global_batch_size // run.workers)
-        notes.append(f"each worker takes the {local} samples of an update that a worker of the run took")
+        if local is None and whole is None:
+            local = measured.local_batch_sizes[1]
+            notes.append(f"each worker takes {local} samples of an update (assumed): give --local-batch")
+    else:
+        step = _step(command, run, notes)
+        if local is None and whole is None and run is not None:
+            local = max(1, run.global_batch_size // run.workers)
+            notes.append(f"each worker takes the {local} samples of an update that a worker of the run took")
     return plan.estimate(
-        _curve(command, run, notes),
-        _step(command, run, notes) if step is None else step,
+        curve,
+        step,
         _workers(command.workers),
         local_batch_size=local,
         global_batch_size=whole,

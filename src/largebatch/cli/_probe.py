@@ -17,9 +17,9 @@ __all__ = ["ProbeCommand", "run_probe"]
 class ProbeCommand:
     """How large a batch still pays, for this model on this data?
 
-    Trains for a while at a constant rate and measures the gradient noise. --critical branches from there; --sweep trains
-    every batch to the same loss. Each route costs more than the one before, and its cost is told first (--dry-run: only
-    that). Adam's noise is measured as Adam sees gradients.
+    Trains for a while at a constant rate, which it tunes first, and measures the gradient noise. --critical branches from
+    there; --sweep trains every batch to the same loss. Each route costs more than the one before, and its cost is told
+    first (--dry-run: only that). Adam's noise is measured as Adam sees gradients.
 
     Args:
         task: a built-in task (see `largebatch tasks`) or path/to/file.py:name.

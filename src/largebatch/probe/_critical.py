@@ -131,7 +131,8 @@ def _warnings(routes: Sequence[Route], pairs: Sequence[Agreement]) -> list[str]:
             "something on a well-tuned run only: check it by branches (--critical)"
         )
     for pair in pairs:
-        if pair.first == "noise scale" and not 1 / _MISLEADS <= pair.ratio <= _MISLEADS:
+        misleads = pair.ratio < 1 / _MISLEADS or pair.ratio > _MISLEADS
+        if pair.first == "noise scale" and misleads:
             found.append(f"the noise scale misleads here: it is {pair.ratio:.2g} times what the {pair.second} found")
     return found
 

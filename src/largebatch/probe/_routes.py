@@ -5,15 +5,16 @@ al. 2018, arXiv 1812.06162). The routes, cheapest first:
 
 noise scale   B_simple = tr(Σ)/|G|², measured while training. Equal to B_crit where the Hessian is a multiple of the identity
               and the rate is well tuned; in their table 1 it is 0.05 to 8 times B_crit.
-branches      from one checkpoint the same samples at several batches (Merrill et al. 2025, arXiv 2505.23971). Ours: the
-              loss falls by D(B) in n samples, so a unit of loss costs n/D(B) samples, and that follows the same hyperbola.
-              Theirs, beside it: the largest batch whose loss is within a tolerance of every smaller one's.
+branches      from one checkpoint the same samples at several batches (Merrill et al. 2025, arXiv 2505.23971). Ours: samples
+              to a loss that every branch which gets anywhere comes to, a sweep over a short stretch. Theirs, beside it: the
+              largest batch whose loss is within a tolerance of every smaller one's.
 sweep         samples to a target at several batches (Shallue et al. 2019, arXiv 1811.03600), and the hyperbola through them.
 """
 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 from typing import final
 
 from largebatch.noise import NoiseEstimate
@@ -21,6 +22,10 @@ from largebatch.results import Result
 from largebatch.target import HyperbolaFit, fit_hyperbola
 
 __all__ = ["Route", "by_branches", "by_noise_scale", "by_sweep", "largest_recovered"]
+
+
+Path = Sequence[tuple[float, float]]
+_OF_THE_SLOWEST = 0.75
 
 
 @final
@@ -61,32 +66,39 @@ def by_noise_scale(noise: NoiseEstimate, cost_samples: float = 0.0) -> Route:
 
 
 def by_branches(
-    start_loss: float,
-    losses: Mapping[int, Sequence[float]],
-    spent: Mapping[int, float],
-    *,
-    cost_samples: float,
-    tolerance: float = 0.01,
+    start_loss: float, paths: Mapping[int, Sequence[Path]], *, cost_samples: float, tolerance: float = 0.01
 ) -> Route:
     """Route (b).
 
     Args:
         start_loss: of the checkpoint.
-        losses: by global batch, with which each branch ended, one for each seed.
-        spent: by global batch, the samples of one branch.
-        cost_samples: of all branches.
+        paths: by global batch, one for each seed: `(samples, loss)` at each look, the same looks for all.
+        cost_samples: of all branches, and of the trunk where it was trained for them.
         tolerance: of Merrill et al.'s rule, in units of the loss.
     """
-    fell = {size: [start_loss - loss for loss in ends] for size, ends in losses.items()}
-    reached = {size: [spent[size] / fall for fall in falls if fall > 0] for size, falls in fell.items()}
-    most = max((cost for costs in reached.values() for cost in costs), default=math.nan)
-    # A branch that went up would cost more than any that came down; how much more, it does not say.
-    missed = {size: [most] * sum(fall <= 0 for fall in falls) for size, falls in fell.items()}
-    largest = largest_recovered(losses, tolerance)
-    theirs = f"by Merrill et al.'s rule, within {tolerance:g} of every smaller batch's loss: {largest}"
-    return _by_hyperbola(
-        "branches", reached, missed, dict.fromkeys(losses, 1e-9 * most), cost_samples=cost_samples, remark=theirs
-    )
+    ends = {size: [_late_loss(path) for path in rows] for size, rows in paths.items()}
+    theirs = f"by Merrill et al.'s rule, within {tolerance:g} of every smaller batch's loss: "
+    theirs += str(largest_recovered(ends, tolerance))
+    target = common_target(start_loss, ends)
+    crossings = {size: [_crossing(start_loss, path, target) for path in rows] for size, rows in paths.items()}
+    reached = {size: [value for value in values if value is not None] for size, values in crossings.items()}
+    missed = {
+        size: [path[-1][0] for path, value in zip(paths[size], values, strict=True) if value is None]
+        for size, values in crossings.items()
+    }
+    periods = dict.fromkeys(paths, 1e-6)  # between looks the loss is interpolated
+    return _by_hyperbola("branches", reached, missed, periods, cost_samples=cost_samples, remark=theirs)
+
+
+def common_target(start_loss: float, ends: Mapping[int, Sequence[float]]) -> float:
+    """A loss that all batches get to which get anywhere: three quarters of the way of the slowest.
+
+    Args:
+        start_loss: of the checkpoint.
+        ends: by global batch, the loss of each seed's branch at its end.
+    """
+    fell = [start_loss - fmean(losses) for losses in ends.values()]
+    return start_loss - _OF_THE_SLOWEST * min((fall for fall in fell if fall > 0), default=math.inf)
 
 
 def by_sweep(
@@ -118,6 +130,21 @@ def largest_recovered(losses: Mapping[int, Sequence[float]], tolerance: float) -
     return largest
 
 
+def _late_loss(path: Path) -> float:
+    """The mean over the last quarter: a single loss wavers with the noise of the last few updates."""
+    return fmean([loss for samples, loss in path if 4 * samples > 3 * path[-1][0]])
+
+
+def _crossing(start_loss: float, path: Path, target: float) -> float | None:
+    """Samples at which the loss first comes down to the target, on straight lines between looks; None if it does not."""
+    before = (0.0, start_loss)
+    for samples, loss in path:
+        if loss <= target:
+            return before[0] + (samples - before[0]) * (before[1] - target) / (before[1] - loss)
+        before = (samples, loss)
+    return None
+
+
 def _by_hyperbola(
     route: str,
     reached: Mapping[int, Sequence[float]],
@@ -129,7 +156,7 @@ def _by_hyperbola(
 ) -> Route:
     enough = sum(1 for values in reached.values() if len(values))
     if enough < 3:
-        note = f"not enough data yet: {enough} batches made progress; 3 give an interval"
+        note = f"not enough data yet: {enough} batches got anywhere; 3 give an interval"
         return Route(route, math.nan, math.nan, math.nan, cost_samples, _joined(note, remark))
     fit = fit_hyperbola(reached, missed=missed, period=periods)
     critical = fit.critical_batch_size

@@ -67,6 +67,7 @@ RECIPE_READERS: Mapping[str, Reader] = {
     "proximal_strength": _FROM_0,
     "proximal_steps": whole(1, "Keskar et al. take 3"),
     "rule": one_of(SCALING_RULES),
+    "batch": one_of(("fixed", "follow-noise")),
 }
 
 

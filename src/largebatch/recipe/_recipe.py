@@ -49,6 +49,8 @@ class Recipe:
         proximal_strength: λ of the conservative step (Keskar et al. 2017, appendix E); 0: off.
         proximal_steps: inner steps that solve it.
         rule: how the rate scales with the batch; "auto": linear for sgd, sqrt for adam, adamw and lamb, none for lars.
+        batch: "fixed", or "follow-noise": between epochs it grows, in doublings, up to the measured noise scale (McCandlish
+            et al. 2018, arXiv 1812.06162), and what must move with it moves by the recipe's rule.
         then: the phase that follows.
         changes: what `at` moved since the batch this recipe was tuned at. Not part of equality.
 
@@ -80,6 +82,7 @@ class Recipe:
     proximal_strength: float = 0.0
     proximal_steps: int = 3
     rule: Literal["auto", "linear", "sqrt", "none"] = "auto"
+    batch: Literal["fixed", "follow-noise"] = "fixed"
     then: "Phase | None" = None
     changes: tuple[Change, ...] = field(default=(), compare=False)
 
@@ -186,6 +189,8 @@ class Recipe:
         values["augment"] = list(self.augment)
         values["then"] = self.then and self.then.to_json(with_changes=with_changes)
         values["changes"] = [dataclasses.asdict(change) for change in self.changes]
+        if self.batch == "fixed":  # runs made before there was a choice keep their identity
+            del values["batch"]
         return values if with_changes else {name: value for name, value in values.items() if name != "changes"}
 
     @classmethod

@@ -1,8 +1,8 @@
 """Branched training: from one checkpoint the same samples at several batches, each a different way of spending them.
 
 Merrill et al. 2025 (arXiv 2505.23971): from a checkpoint at batch B, train branches at k·B on the same number of tokens,
-the rate scaled by a rule, and see up to which k the loss keeps up. Branches start with the optimiser's state too. What the
-losses say is judged in the room `probe`.
+the rate scaled by a rule, and see up to which k the loss keeps up. Branches start with the optimiser's state too, and are
+looked at in the same eight places, whatever their batch. What the losses say is judged in the room `probe`.
 """
 
 from collections.abc import Callable, Sequence
@@ -12,22 +12,24 @@ from typing import final
 from largebatch.core import Checkpoint, Task, progress
 from largebatch.recipe import Recipe
 from largebatch.results import Result, positive, refuse
-from largebatch.study._descent import constant_rate, descend, examined_part, loss_of
+from largebatch.study._descent import descend, examined_part, loss_of
 from largebatch.train import build_model
 
-__all__ = ["Branch", "Branches", "branch_batches"]
+__all__ = ["LOOKS", "Branch", "Branches", "branch_batches"]
+
+LOOKS = 8
+"""At a branch; so the largest batch gets eight updates."""
 
 
 @final
 @dataclass(frozen=True)
 class Branch(Result):
-    """One branch: the training loss it ended with."""
+    """One branch: the training loss on its way, `(samples, loss)` at each look."""
 
     batch_size: int
     lr: float
     seed: int
-    samples: int
-    loss: float
+    path: tuple[tuple[float, float], ...]
 
 
 @final
@@ -48,16 +50,12 @@ class Branches(Result):
     @property
     def cost_samples(self) -> int:
         """Samples trained on, without the trunk."""
-        return sum(branch.samples for branch in self.branches)
+        return round(sum(branch.path[-1][0] for branch in self.branches))
 
-    def losses(self) -> dict[int, list[float]]:
+    def paths(self) -> dict[int, list[tuple[tuple[float, float], ...]]]:
         """By batch, one for each seed."""
         sizes = sorted({branch.batch_size for branch in self.branches})
-        return {size: [b.loss for b in self.branches if b.batch_size == size] for size in sizes}
-
-    def spent(self) -> dict[int, int]:
-        """By batch, samples of one branch."""
-        return {branch.batch_size: branch.samples for branch in self.branches}
+        return {size: [b.path for b in self.branches if b.batch_size == size] for size in sizes}
 
 
 def branch_batches(
@@ -76,7 +74,7 @@ def branch_batches(
     Args:
         recipe: of the trunk, at its batch and its rate there.
         start: the checkpoint.
-        batch_sizes: global; each divides `samples`, or nearly.
+        batch_sizes: global, of at most an eighth of `samples`.
         samples: of each branch.
         seeds: orders of the data.
         rate: of each batch; None: by the recipe's rule.
@@ -84,13 +82,13 @@ def branch_batches(
     Raises:
         ValueError: no branch, or batches larger than what a branch is given.
     """
-    mistakes = positive("samples", samples, "the samples of a branch", "for example four times the largest batch")
+    mistakes = positive("samples", samples, "the samples of a branch", "for example eight times the largest batch")
     if not batch_sizes or not seeds:
         mistakes.append(f"branches: expected batches and seeds, got {len(batch_sizes)} and {len(seeds)}; give some")
-    if batch_sizes and max(batch_sizes) > samples > 0:
+    if batch_sizes and LOOKS * max(batch_sizes) > samples > 0:
         mistakes.append(
-            f"batch_sizes: expected at most the {samples} samples of a branch, got {max(batch_sizes)}; "
-            "give longer branches or smaller batches"
+            f"batch_sizes: expected at most {samples // LOOKS}, an eighth of the {samples} samples of a branch, got "
+            f"{max(batch_sizes)}; give longer branches or smaller batches"
         )
     refuse("branches", mistakes)
     data = examined_part(task, examined)
@@ -104,9 +102,10 @@ def branch_batches(
             for seed in seeds:
                 lr = rates(size)
                 rows = descend(
-                    task, constant_rate(recipe, size, lr, samples), seed=seed, start=start, examined=data,
-                    period=samples, enough=lambda seen, _: seen >= samples,
+                    task, recipe, batch_size=size, lr=lr, longest=samples, seed=seed, start=start, examined=data,
+                    period=samples // LOOKS,
                 )  # fmt: skip
-                found.append(Branch(size, lr, seed, *rows[-1]))
+                path = tuple((float(seen), loss) for seen, loss in rows)
+                found.append(Branch(size, lr, seed, path))
                 bar.update()
     return Branches(start.samples, begun, samples, tuple(found))

@@ -24,32 +24,39 @@ def descend(
     task: Task,
     recipe: Recipe,
     *,
+    batch_size: int,
+    lr: float,
+    longest: int,
     seed: int,
     start: Checkpoint | None,
     examined: Data,
     period: int,
-    enough: Callable[[int, float], bool],
+    target: float = -math.inf,
 ) -> list[tuple[int, float]]:
-    """Train until enough has been seen.
+    """Train until the target is met, or for so many samples.
 
     Args:
+        recipe: all but batch, rate, schedule and duration.
+        longest: samples after which the next look is the last.
         start: weights and optimiser to start from; None: the initial ones of `seed`.
         examined: on what the loss is taken.
         period: samples between two looks; each look is after a whole update.
-        enough: of samples and loss; true at the latest before the recipe ends.
+        target: loss that ends the training.
 
     Returns:
         `(samples, loss)` of every look; a loss that is not finite ends the training and is infinite.
     """
-    watch = _Watch(task, recipe.global_batch_size, examined, period, enough)
+    watch = _Watch(task, batch_size, examined, period, lambda seen, loss: loss <= target or seen >= longest)
+    # A look may come a period and an update late.
+    moved = constant_rate(recipe, batch_size, lr, longest + period + 2 * batch_size)
     try:
         train.fit(
-            task, recipe, seed=seed, start=start, observers=[watch], checkpoint_every="1e18samples", log_every=_NEVER,
+            task, moved, seed=seed, start=start, observers=[watch], checkpoint_every="1e18samples", log_every=_NEVER,
             progress=False,
         )  # fmt: skip
     except _Enough:
         return watch.rows
-    raise RuntimeError(f"descent: expected to see enough within {recipe.duration}, got {len(watch.rows)} looks")
+    raise RuntimeError(f"descent: expected to see enough within {moved.duration}, got {len(watch.rows)} looks")
 
 
 def examined_part(task: Task, samples: int) -> Data:
@@ -72,9 +79,9 @@ def loss_of(model: torch.nn.Module, task: Task, examined: Data) -> float:
 
 
 def constant_rate(recipe: Recipe, batch_size: int, lr: float, samples: int) -> Recipe:
-    """The recipe at another batch, at one rate throughout, for a little more than so many samples."""
-    moved = recipe.at(batch_size, rule="none", warmup=None)
-    return moved.replace(lr=lr, schedule="constant", duration=f"{samples + batch_size}samples", then=None)
+    """The recipe at another batch, at one rate throughout, for so many samples."""
+    moved = recipe.at(batch_size, rule="none" if recipe.optimizer == "lars" else None, warmup=None)
+    return moved.replace(lr=lr, schedule="constant", duration=f"{samples}samples", then=None)
 
 
 class _Enough(Exception):  # noqa: N818 (it is no error)

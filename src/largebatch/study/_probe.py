@@ -1,27 +1,33 @@
 """The probe: a short training that measures its own noise, then, if asked, branches from its end and a sweep to its loss.
 
 The routes are taken cheapest first, and what each costs is told before it starts; what they say is judged in the room
-`probe`. The rate is constant: a rate that falls would change the noise scale under the eyes of whoever measures it.
+`probe`. The rate is constant: a rate that falls would change the noise scale under the eyes of whoever measures it. And it
+is tuned for so short a training, unless told not to: a rate that is too large keeps the loss up by noise, and then neither
+noise scale nor branches mean anything (McCandlish et al. 2018, arXiv 1812.06162, appendix C, on the temperature).
 """
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Literal, final
 
 from largebatch import probe, train
 from largebatch.core import Checkpoint, Task, data_size, latest_checkpoint
-from largebatch.noise import NoiseScale
+from largebatch.noise import NoiseEstimate, NoiseScale
 from largebatch.recipe import Recipe
-from largebatch.results import Column, Result, Table, refuse, write_json
-from largebatch.study._branches import branch_batches
-from largebatch.study._descent import constant_rate, examined_part, loss_of
-from largebatch.study._sweep import sweep_batches
+from largebatch.results import Column, Result, Table, read_json, refuse, write_json
+from largebatch.study._branches import LOOKS, branch_batches
+from largebatch.study._descent import constant_rate, descend, examined_part, loss_of
+from largebatch.study._rates import best_rate
+from largebatch.study._sweep import TUNING_SEED, sweep_batches
 
 __all__ = ["ProbeCost", "ProbePlan", "RouteCost", "probe_cost", "run_probe"]
 
 RouteName = Literal["noise scale", "branches", "sweep"]
 _TUNING_RUNS = 4  # of a batch in a sweep, about
+_LONGEST = 6  # trunks
 
 
 @final
@@ -35,8 +41,10 @@ class ProbePlan(Result):
         batch_sizes: of branches and sweep, ascending.
         branch_samples: of each branch.
         branch_seeds, sweep_seeds: how many.
+        tune: the trunk's rate, on a seed of its own.
         target: training loss of the sweep; None: that of the end of the trunk.
-        longest: trunks after which a run of the sweep has missed the target.
+        longest, period: samples after which a run of the sweep has missed the target, and between two looks at it; None: six
+            trunks, and a tenth of one.
         examined: training samples on which losses are taken.
     """
 
@@ -46,9 +54,16 @@ class ProbePlan(Result):
     routes: tuple[RouteName, ...] = ("noise scale",)
     branch_seeds: int = 2
     sweep_seeds: int = 3
+    tune: bool = True
     target: float | None = None
-    longest: int = 6
+    longest: int | None = None
+    period: int | None = None
     examined: int = 2048
+
+    @property
+    def branch_sizes(self) -> tuple[int, ...]:
+        """The batches that branches are long enough for."""
+        return tuple(size for size in self.batch_sizes if LOOKS * size <= self.branch_samples)
 
     @classmethod
     def of(
@@ -76,7 +91,7 @@ class ProbePlan(Result):
         if len(chosen) < 3 and set(routes) - {"noise scale"}:
             mistakes.append(f"batch_sizes: expected three or more, got {list(chosen)}; two leave no interval")
         refuse("probe", mistakes)
-        return cls(size if samples is None else samples, chosen, 2 * max(chosen), tuple(routes), target=target)
+        return cls(size if samples is None else samples, chosen, 32 * batch, tuple(routes), target=target)
 
 
 @final
@@ -108,9 +123,10 @@ def probe_cost(task: Task, recipe: Recipe, plan: ProbePlan) -> ProbeCost:
     """Samples and time, before anything is trained."""
     expected = train.preview(task, recipe)
     each = expected.expected_seconds / expected.total_samples
-    branches = len(plan.batch_sizes) * plan.branch_seeds * plan.branch_samples
-    sweep = len(plan.batch_sizes) * (_TUNING_RUNS + plan.sweep_seeds) * plan.longest * plan.samples
-    samples = {"noise scale": plan.samples, "branches": branches, "sweep": sweep}
+    branches = len(plan.branch_sizes) * plan.branch_seeds * plan.branch_samples
+    sweep = len(plan.batch_sizes) * (_TUNING_RUNS + plan.sweep_seeds) * (plan.longest or _LONGEST * plan.samples)
+    tuning = _TUNING_RUNS * plan.samples if plan.tune else 0
+    samples = {"noise scale": tuning + plan.samples, "branches": branches, "sweep": sweep}
     return ProbeCost(task.name, tuple(RouteCost(r, samples[r], samples[r] * each) for r in plan.routes))
 
 
@@ -118,28 +134,32 @@ def run_probe(task: Task, recipe: Recipe, plan: ProbePlan, *, out: str | Path, s
     """Measure by every route of the plan, and judge.
 
     Args:
-        recipe: at the batch and rate of the trunk.
+        recipe: at the batch of the trunk; its rate is where tuning begins.
         out: folder of the trunk, of the sweep and of the answer; what is there is not done again.
     """
     folder = Path(out)
-    noise, end = _trunk(task, recipe, plan, folder / "trunk", seed)
+    tuned, spent = _tuned(task, recipe, plan, folder) if plan.tune else (recipe, 0)
+    noise, end = _trunk(task, tuned, plan, folder / "trunk", seed)
     found = noise.estimate(last=0.5)  # the trunk's beginning is another network
-    routes = [probe.by_noise_scale(found, plan.samples)]
+    routes = [probe.by_noise_scale(found, spent + plan.samples)]
     if "branches" in plan.routes:
         branches = branch_batches(
-            task, recipe, end, batch_sizes=plan.batch_sizes, samples=plan.branch_samples,
-            seeds=range(1, plan.branch_seeds + 1), examined=plan.examined,
+            task, tuned, end, batch_sizes=plan.branch_sizes, samples=plan.branch_samples,
+            seeds=range(1, plan.branch_seeds + 1), rate=_rule(tuned, found), examined=plan.examined,
         )  # fmt: skip
         write_json(folder / "branches.json", branches.to_json())
         routes.append(
             probe.by_branches(
-                branches.start_loss, branches.losses(), branches.spent(), cost_samples=branches.cost_samples
+                branches.start_loss,
+                branches.paths(),
+                cost_samples=spent + plan.samples + branches.cost_samples,
             )
         )
     if "sweep" in plan.routes:
         sweep = sweep_batches(
-            task, recipe, batch_sizes=plan.batch_sizes, target=_target(task, plan, end), longest=plan.longest * plan.samples,
-            period=max(1, plan.samples // 20), seeds=range(1, plan.sweep_seeds + 1), examined=plan.examined,
+            task, recipe, batch_sizes=plan.batch_sizes, target=_target(task, plan, end),
+            longest=plan.longest or _LONGEST * plan.samples, period=plan.period or max(1, plan.samples // 10),
+            seeds=range(1, plan.sweep_seeds + 1), examined=plan.examined,
             out=folder / "sweep",
         )  # fmt: skip
         routes.append(probe.by_sweep(sweep.reached(), sweep.missed(), sweep.periods(), cost_samples=sweep.cost_samples))
@@ -148,11 +168,35 @@ def run_probe(task: Task, recipe: Recipe, plan: ProbePlan, *, out: str | Path, s
     return judged
 
 
+def _tuned(task: Task, recipe: Recipe, plan: ProbePlan, folder: Path) -> tuple[Recipe, int]:
+    """The recipe at the rate with the least loss at the end of a trunk, and the samples that it took to find it."""
+    kept = folder / "rate.json"
+    if kept.exists():
+        found = read_json(kept)
+        return recipe.replace(lr=found["lr"]), int(found["samples"])
+    data = examined_part(task, plan.examined)
+    spent = 0
+
+    def cost(lr: float, _: float) -> float:
+        nonlocal spent
+        rows = descend(
+            task, recipe, batch_size=recipe.global_batch_size, lr=lr, longest=plan.samples, seed=TUNING_SEED, start=None,
+            examined=data, period=max(1, plan.samples // 16),
+        )  # fmt: skip
+        spent += rows[-1][0]
+        late = [loss for seen, loss in rows if 4 * seen > 3 * plan.samples]
+        return fmean(late) if late else math.inf
+
+    lr = best_rate(cost, recipe.lr)
+    write_json(kept, {"lr": lr, "samples": spent})
+    return recipe.replace(lr=lr), spent
+
+
 def _trunk(task: Task, recipe: Recipe, plan: ProbePlan, folder: Path, seed: int) -> tuple[NoiseScale, Checkpoint]:
     """Train it, or find it trained; what was measured is in its checkpoint."""
     adam = recipe.optimizer in ("adam", "adamw", "lamb")
     noise = NoiseScale(every=1, parts=8, preconditioned=adam, train_size=data_size(task.train))
-    constant = constant_rate(recipe, recipe.global_batch_size, recipe.lr, plan.samples - recipe.global_batch_size)
+    constant = constant_rate(recipe, recipe.global_batch_size, recipe.lr, plan.samples)
     run = train.fit(task, constant, seed=seed, out=folder, observers=[noise])
     if run.status != "finished":
         raise RuntimeError(f"probe: expected the watched training to finish, it {run.status}: {run.reason}")
@@ -161,6 +205,18 @@ def _trunk(task: Task, recipe: Recipe, plan: ProbePlan, folder: Path, seed: int)
         raise RuntimeError(f"{folder}: expected a checkpoint, got none that is whole: {'; '.join(damaged)}; delete it")
     noise.load_state_dict(end.training_state()["observers"][noise.name])
     return noise, end
+
+
+def _rule(recipe: Recipe, noise: NoiseEstimate) -> Callable[[int], float] | None:
+    """ε(B) ∝ 1/(1 + B_noise/B)^a, McCandlish et al. 2018, with the noise scale that was measured; a is 1/2 for Adam.
+
+    The linear rule alone sends large branches off: it has no largest rate. None, the recipe's rule, without a noise scale.
+    """
+    if not noise.is_known:
+        return None
+    own, scale = recipe.global_batch_size, noise.noise_scale.value
+    exponent = 1.0 if recipe.optimizer == "sgd" else 0.5
+    return lambda size: recipe.lr * ((1 + scale / own) / (1 + scale / size)) ** exponent
 
 
 def _target(task: Task, plan: ProbePlan, end: Checkpoint) -> float:

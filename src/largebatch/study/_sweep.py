@@ -15,10 +15,10 @@ from typing import Any, final
 from largebatch.core import Checkpoint, Task, progress
 from largebatch.recipe import Recipe
 from largebatch.results import Result, RunFolder, from_zero, positive, refuse, run_digest
-from largebatch.study._descent import constant_rate, descend, examined_part
+from largebatch.study._descent import descend, examined_part
 from largebatch.study._rates import best_rate
 
-__all__ = ["Sweep", "Trial", "sweep_batches"]
+__all__ = ["TUNING_SEED", "Sweep", "Trial", "sweep_batches"]
 
 TUNING_SEED = 1000
 
@@ -137,8 +137,8 @@ def sweep_batches(
         if kept is not None:
             return kept
         rows = descend(
-            task, constant_rate(recipe, size, lr, most), seed=seed, start=start, examined=data, period=period,
-            enough=lambda samples, loss: loss <= target or samples >= most,
+            task, recipe, batch_size=size, lr=lr, longest=most, seed=seed, start=start, examined=data, period=period,
+            target=target,
         )  # fmt: skip
         samples, loss = rows[-1]
         return log.add(Trial(size, lr, seed, samples, loss, loss <= target, is_tuning))

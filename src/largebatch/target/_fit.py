@@ -219,6 +219,8 @@ def _scatter(cells: Sequence[BatchRuns], level: float) -> Estimate:
             scan = Scan.over(cells, variance, level)
             return float(scan.q[scan.best]) - wanted
 
+        if excess(_LARGEST_VARIANCE) > 0:
+            return math.sqrt(_LARGEST_VARIANCE)
         return math.sqrt(root(excess, 0.0, _LARGEST_VARIANCE)) if excess(0.0) > 0 else 0.0
 
     low, high = (tau(chi2_quantile(freedom, (1 + sign * level) / 2)) for sign in (1, -1))

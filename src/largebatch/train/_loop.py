@@ -29,11 +29,12 @@ from largebatch.core import (
     squared_norm,
     swap_batchnorm,
 )
-from largebatch.noise import preconditioner_roots
+from largebatch.noise import NoiseScale, preconditioner_roots
 from largebatch.recipe import Duration, Recipe, Timeline
 from largebatch.train._divergence import ADVICE, trivial_loss
 from largebatch.train._evaluate import EVALUATION_SAMPLES, evaluate
 from largebatch.train._execution import Execution, autocast_of, dtype_of
+from largebatch.train._follow import follower, grown, present_timeline
 from largebatch.train._gradient import BatchSums, GlobalGradient, Share
 from largebatch.train._optim import build_optimizer, load_moments
 from largebatch.train._run import Run
@@ -79,6 +80,7 @@ class Training:
         self.state = State()
         self.last_held_out: dict[str, float] | None = None  # at the present weights
         self.observers: list[Observer] = []
+        self.noise: NoiseScale | None = None  # that the batch follows
         self.begun = time.perf_counter()
         self.bar: tqdm[Any] | None = None
 
@@ -86,7 +88,9 @@ class Training:
         """Every phase, from wherever the last call stopped."""
         phases = _phases(self.recipe)
         timelines = [Timeline(recipe, data_size(self.task.train)) for recipe, _ in phases]
-        self.observers = observers
+        following = [recipe for recipe, _ in phases if recipe.batch == "follow-noise"]
+        self.noise = follower(following[0]) if following else None
+        self.observers = observers if self.noise is None else [*observers, self.noise]
         self.store.open(self.recipe, self.task, self.seed)
         carried = self._resume() or self.moments
         for note in self.store.notes:
@@ -99,13 +103,17 @@ class Training:
             for number in range(self.state.phase, len(phases)):
                 if number > self.state.phase:
                     self.state.start_phase()
-                status, reason, carried = self._phase(timelines[number], phases[number][1], carried)
+                carry = phases[number][1]
+                while status == "finished" and self.state.phase_samples < timelines[number].duration_samples:
+                    present = present_timeline(timelines[number], self.state, self.noise)
+                    status, reason, carried = self._phase(present, carry, carried)
+                    carry = "all"
                 if status != "finished":
                     break
         return self._result(status, reason)
 
     def _phase(self, timeline: Timeline, carry: str, carried: dict[str, Any] | None) -> tuple[Status, str, Any]:
-        """Train one phase; returns its status, the reason, and the optimiser's state for the next."""
+        """Train one phase, or its part at one batch; returns status, reason, and the optimiser's state for the next."""
         recipe = timeline.recipe
         self.model.train()
         swap_batchnorm(self.model, recipe.ghost_batch_size, commit="update", world=self.world)
@@ -133,6 +141,8 @@ class Training:
                         step = self.state.update - 1
                         return "diverged", f"diverged at step {step}: the weights are not finite; {ADVICE}", None
                     self._save(optimizer)
+                if self._outgrown(timeline) and not stopping:
+                    break
                 if stopping and done < timeline.total_samples:
                     cause = f"{self.stop.name or 'a signal to another worker'} after update {self.state.update}"
                     return "stopped", f"stopped by {cause}; the same call continues it", None
@@ -206,6 +216,13 @@ class Training:
         if self.state.update % self.log_every or torch.isfinite(self.state.losses[-1]):
             return ""
         return self._judge(timeline, epoch=-1)
+
+    def _outgrown(self, timeline: Timeline) -> bool:
+        """Whether a batch that follows the noise is to grow here."""
+        state, recipe = self.state, timeline.recipe
+        if self.noise is None or recipe.batch == "fixed" or state.phase_samples % timeline.train_size:
+            return False
+        return grown(recipe.global_batch_size, self.noise, timeline.train_size) > recipe.global_batch_size
 
     def _is_end_of_epoch(self, timeline: Timeline) -> bool:
         done = self.state.phase_update

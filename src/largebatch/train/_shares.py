@@ -38,7 +38,9 @@ def shares(
                 if augmentation is not None:
                     inputs = augmentation(inputs, indices.to(inputs.device), seed, key)
                 pieces.append((inputs, targets))
-            yield Share((phase, number), batch_size, first, pieces)
+            # Updates are numbered anew where the batch changes: the batch keeps their random numbers apart.
+            drawn = () if timeline.recipe.batch == "fixed" else (timeline.recipe.global_batch_size,)
+            yield Share((phase, number, *drawn), batch_size, first, pieces)
 
 
 def _positions(batch: Tensor, ghost: int | None, world: World, micro: int | None) -> tuple[int, list[Tensor]]:

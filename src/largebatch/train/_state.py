@@ -19,6 +19,7 @@ class State:
     phase: int = 0
     phase_update: int = 0  # updates done in this phase
     phase_samples: int = 0
+    batch_size: int | None = None  # where it follows the noise: the present one
     update: int = 0  # updates done in all phases
     samples: int = 0
     seconds: float = 0.0
@@ -61,6 +62,7 @@ class State:
         """Enter the next phase: its durations count from here."""
         self.start_epoch()
         self.phase, self.phase_update, self.phase_samples = self.phase + 1, 0, 0
+        self.batch_size = None
 
     def state_dict(self) -> dict[str, Any]:
         """Tensors and numbers only."""
