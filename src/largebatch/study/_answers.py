@@ -39,6 +39,7 @@ def open_question_answer(tables: StudyResult) -> tuple[str, ...]:
         _share(tables, "Keskar's protocol", "With Goyal's recipe (rate × √k, gradual warmup, ghosts) Adam"),
         _sharpness(tables, "kept", "The large batch's minimum with nothing changed"),
         _sharpness(tables, "recipe", "The minimum that the recipe finds"),
+        _early(tables),
         _predictors(tables),
         _gap(tables, "gradient descent", "Gradient descent on the whole data set"),
         _gap(tables, "convex gap", "Convex control (softmax regression on the same data): the large batch"),
@@ -109,6 +110,21 @@ def _sharpness(tables: StudyResult, side: str, subject: str) -> str:
     }
     parts = [f"{word} by {', '.join(map(_ratio, group))}" for word, group in groups.items() if group]
     return f"{subject}, against the small batch's: {'; '.join(parts)}."
+
+
+def _early(tables: StudyResult) -> str:
+    row = tables.contrast("early gradients")
+    if row is None or math.isnan(row.estimate.low):
+        return ""
+    gap = row.estimate
+    word = (
+        "more accurate than"
+        if gap.low > 0
+        else "less accurate than"
+        if gap.high < 0
+        else "not told apart in accuracy from"
+    )
+    return f"After one epoch the large batch's gradients are {word} the small batch's: cos(g_batch, g_full) differs by {gap}."
 
 
 def _predictors(tables: StudyResult) -> str:

@@ -244,9 +244,9 @@ def _contrasts(cells: list[Cell], *, normed: bool) -> Iterator[Contrast]:
             metric = f"{kind} ({mode})"
             yield Contrast(f"kept ÷ small, {metric}", "is it sharper?", kept, small, kind="ratio", metric=metric)
             yield Contrast(f"recipe ÷ small, {metric}", "is it sharper?", goyal, small, kind="ratio", metric=metric)
-    compared = tuple(
-        cell.name for cell in cells if cell.name.startswith("sgd") and not cell.name.endswith(("updates", "statistics"))
-    )
+    yield Contrast("early gradients", "are the large batch's early gradients inaccurate?", kept, small,
+                   metric="early batch_cosine")  # fmt: skip
+    compared = tuple(c.name for c in cells if c.name.startswith("sgd large") and "updates" not in c.name)
     for against in ("early batch_cosine", "early step_cosine", "largest sharpness_times_lr", "early lambda_max"):
         yield Contrast(f"{against} and accuracy", "what predicts the final accuracy?", kind="correlation", cells=compared,
                        against=against)  # fmt: skip
