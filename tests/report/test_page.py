@@ -19,6 +19,7 @@ from largebatch.report._cite import references, study_sources
 from largebatch.report._curves import MOST_POINTS, curve, training_figures
 from largebatch.report._figure import Columns, spans_decades
 from largebatch.report._sheet import Scale, Sheet, shown
+from largebatch.report._varied import switch_figures
 from largebatch.results import Estimate, RunFolder, write_json
 from largebatch.study import read_study
 
@@ -80,7 +81,7 @@ def test_data_in_a_script_hold_no_markup_and_read_back(document, data):
 def test_nothing_is_fetched_and_only_our_two_scripts_may_run(document):
     for tag, attributes in document.tags:
         assert "src" not in attributes, tag
-        link = attributes.get("href") or ""
+        link = attributes.get("href", "#")
         assert link.startswith(("#", "data:,")) or (tag == "a" and link.startswith("https://arxiv.org/abs/")), link
     policy = next(attributes["content"] for _, attributes in document.tags if "http-equiv" in attributes)
     assert policy.startswith("default-src 'none'; script-src 'sha256-")
@@ -197,6 +198,24 @@ def test_columns_that_hold_nothing_are_left_out():
     sheet = Sheet("key", "caption", ["a", "b", "c"], [["x", None, None], ["y", None, 1]]).trimmed()
     assert [column.name for column in sheet.heads] == ["a", "c"]
     assert sheet.csv == "a,c\nx,\ny,1\n"
+
+
+def test_warm_starts_are_drawn_against_their_switch_with_the_controls_at_both_ends(hostile_folder):
+    study = read_study(hostile_folder)
+    recipes = [
+        {"duration": "20ep"},
+        {"duration": "1ep", "then": {"carry": "all"}},
+        {"duration": "5ep", "then": {"carry": "all"}},
+        {"duration": "20ep"},
+    ]
+    batches = (64, 64, 64, 1024)
+    cells = tuple(dataclasses.replace(cell, recipe=recipe, global_batch_size=batch)
+                  for cell, recipe, batch in zip(study.cells, recipes, batches, strict=True))  # fmt: skip
+    accuracy, sharpness = switch_figures(dataclasses.replace(study, cells=cells))
+    assert [series.x for series in accuracy.views[0].series] == [[20.0], [1.0], [5.0], [0.0]]
+    assert [series.y[0] for series in accuracy.views[0].series] == [c.estimates["test_accuracy"].value for c in cells]
+    assert [view.name for view in sharpness.views] == ["λ_max (running)", "ASAM's (running)"]
+    assert switch_figures(study) == []
 
 
 def test_references_are_those_of_what_is_shown(hostile_folder):

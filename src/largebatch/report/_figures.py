@@ -11,11 +11,9 @@ import torch
 
 from largebatch.report._curves import over_seeds
 from largebatch.report._figure import Axis, Figure, Rule, Series, Surface, View, spans_decades
-from largebatch.results import Estimate
-from largebatch.study import CellRow, LookRow, PathRow, PlaneRow, SpectrumRow, StudyResult
+from largebatch.study import LookRow, PathRow, PlaneRow, SpectrumRow, StudyResult
 
 __all__ = [
-    "batch_figures",
     "kind_words",
     "look_figures",
     "measured",
@@ -164,60 +162,6 @@ def _plane_figure(key: str, row: PlaneRow, limits: tuple[float, float]) -> Figur
         f"be compared. Batch-norm statistics: {plane.batch_norm}."
     )
     return Figure(key, f"Around {row.cell}, seed {row.seed}", caption, views)
-
-
-def batch_figures(study: StudyResult) -> list[Figure]:
-    """Accuracy, and each measure of sharpness, against the batch; and accuracy against sharpness."""
-    metric = "test_accuracy" if any("test_accuracy" in cell.estimates for cell in study.cells) else "test_loss"
-    words = "test accuracy, %" if metric == "test_accuracy" else "test loss"
-    keys = measured(study)
-    over = "One point for each cell: the mean over finished seeds with its 95 % t-interval. "
-    apart = "Cells of one batch are drawn side by side. "
-    sharp = [view for key in keys if (view := _against_batch(study.cells, key, kind_words(key)))]
-    both = [view for key in keys if (view := _against_each_other(study, key, metric, words))]
-    each = "One point for each run. "
-    own = _against_batch(study.cells, metric, words)
-    made = [
-        Figure("accuracy-batch", f"{words.removesuffix(', %').capitalize()} against batch", over + apart,
-               [own] if own else []),
-        Figure("sharpness-batch", "Sharpness against batch", over + apart + "In brackets whose batch-norm statistics.",
-               sharp),
-        Figure("accuracy-sharpness", f"{words.removesuffix(', %').capitalize()} against sharpness", each, both),
-    ]  # fmt: skip
-    return [figure for figure in made if figure.views]
-
-
-def _against_batch(cells: Sequence[CellRow], key: str, words: str) -> View | None:
-    told = [(cell, cell.estimates[key]) for cell in cells if key in cell.estimates]
-    if not told:
-        return None
-    sizes = sorted({float(cell.global_batch_size) for cell, _ in told})
-    log = spans_decades([v for _, e in told for v in (e.value, *_bounds(e))]) or spans_decades(
-        [e.value for _, e in told]
-    )
-    series = [
-        Series(cell.name, [cell.global_batch_size], [e.value], [e.low], [e.high], cell=cell.name, points=True)
-        for cell, e in told
-    ]
-    return View(words, Axis("global batch size, samples", True, sizes), Axis(words, log), series, spread=True)
-
-
-def _against_each_other(study: StudyResult, key: str, metric: str, words: str) -> View | None:
-    """One point for each run that was measured."""
-    factor = 100.0 if metric == "test_accuracy" else 1.0
-    ends = {(run.cell, run.seed): run.metrics.get(metric, math.nan) for run in study.runs if run.status == "finished"}
-    points: dict[str, list[tuple[float, float]]] = {}
-    for row in study.measurements:
-        y = factor * ends.get((row.cell, row.seed), math.nan)
-        if row.key == key and math.isfinite(row.value) and math.isfinite(y):
-            points.setdefault(row.cell, []).append((row.value, y))
-    series = [Series(cell, *zip(*pairs, strict=True), cell=cell, points=True) for cell, pairs in points.items()]
-    log = spans_decades([x for pairs in points.values() for x, _ in pairs])
-    return View(kind_words(key), Axis(kind_words(key), log), Axis(words), series) if series else None
-
-
-def _bounds(estimate: Estimate) -> tuple[float, ...]:
-    return tuple(bound for bound in (estimate.low, estimate.high) if math.isfinite(bound))
 
 
 def spectrum_figures(rows: Sequence[SpectrumRow]) -> list[Figure]:

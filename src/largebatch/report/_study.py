@@ -7,7 +7,6 @@ from pathlib import Path
 from largebatch.report._cite import references, study_sources
 from largebatch.report._curves import read_curves, training_figures
 from largebatch.report._figures import (
-    batch_figures,
     look_figures,
     path_figures,
     plane_figures,
@@ -23,6 +22,7 @@ from largebatch.report._tables import (
     run_sheet,
     sharpness_sheet,
 )
+from largebatch.report._varied import batch_figures, switch_figures
 from largebatch.results import RunFolder
 from largebatch.study import StudyResult, read_study
 
@@ -67,13 +67,14 @@ def _sections(folder: Path, study: StudyResult) -> Iterable[Section]:
         "minima", "Sharp or flat?", sheets=_made(sharpness_sheet(study)),
         figures=[*path_figures(study.paths), *plane_figures(study.planes)],
     )  # fmt: skip
+    yield Section("switch", "Against the switch", figures=switch_figures(study))
     yield Section("batch", "Against the batch", figures=batch_figures(study))
     yield Section("looks", "Early in training", figures=look_figures(study.looks))
     yield Section("spectra", "Spectrum of the Hessian", figures=spectrum_figures(study.spectra))
     yield Section(
         "exploratory", "Exploratory comparisons", sheets=_made(contrast_sheet(study.contrasts, primary=False))
     )
-    yield Section("limits", "Limits", points=study.notes)
+    yield Section("limits", "Limits and remarks", points=study.notes)
     yield Section(
         "provenance",
         "How it was made",

@@ -132,22 +132,22 @@
   function traces(view, series) {
     if (view.surface) return surface(view);
     const shift = apart(view, series), drawn = [], bands = [];
-    const positive = view.y.log ? series.flatMap((one) => column(one.y)).filter((value) => value > 0) : [];
-    const floor = view.y.log ? Math.min(...positive) / 3 : -Infinity;  // where bounds below zero end on a logarithmic axis
+    // Bounds below zero end a little below the lowest point of a logarithmic axis.
+    const floor = view.y.log ? ends(series.flatMap((one) => column(one.y)))[0] / 3 : -Infinity;
     series.forEach((one, order) => {
       const place = one.cell ? places.get(one.cell) : order, how = look(place);
-      const x = column(one.x).map((value) => value * (shift.get(one) ?? 1)), y = column(one.y);
-      const low = column(one.low).map((value) => (value === null ? null : Math.max(value, floor))), high = column(one.high);
+      const x = column(one.x).map((value) => (value === null ? null : value * (shift.get(one) ?? 1))), y = column(one.y);
+      const told = column(one.low), low = told.map((value) => (value === null ? null : Math.max(value, floor))), high = column(one.high);
+      const bounded = low.some((value) => value !== null);
       const trace = {
-        type: "scatter", x, y, name: escaped(one.name), showlegend: false, customdata: column(one.x).map((value, i) => [value, low[i], high[i]]),
+        type: "scatter", x, y, name: escaped(one.name), showlegend: false, customdata: column(one.x).map((value, i) => [value, told[i], high[i]]),
         mode: one.points ? "markers" : one.one_run || x.length > MARKERS_UP_TO ? "lines" : "lines+markers",
         line: { color: how.colour, width: one.one_run ? 1 : 2.2, dash: one.dashed ? "dash" : view.x.title === "α" ? "solid" : how.dash },
         marker: { color: how.colour, size: one.points ? 9 : 5, symbol: SYMBOLS[how.symbol] },
         opacity: one.one_run ? 0.6 : 1,
         hovertemplate: `<b>%{fullData.name}</b><br>${escaped(view.x.title)}: %{customdata[0]:.5~g}<br>${escaped(view.y.title)}: %{y:.5~g}`
-          + (low.some((value) => value !== null) ? " [%{customdata[1]:.4~g}, %{customdata[2]:.4~g}]" : "") + "<extra></extra>",
+          + (bounded ? " [%{customdata[1]:.4~g}, %{customdata[2]:.4~g}]" : "") + "<extra></extra>",
       };
-      const bounded = low.some((value) => value !== null);
       if (one.points && bounded) {
         trace.error_y = { type: "data", symmetric: false, array: y.map((value, i) => (high[i] ?? value) - value),
           arrayminus: y.map((value, i) => value - (low[i] ?? value)), thickness: 1.6, width: 5, color: how.colour };
@@ -159,12 +159,15 @@
     return [...bands, ...drawn];
   }
 
+  // The smallest and the largest positive value: what a logarithmic axis spans.
+  const ends = (values) => values.reduce(([low, high], value) => (value > 0 ? [Math.min(low, value), Math.max(high, value)] : [low, high]), [Infinity, 0]);
+
   function decades(values) {
-    const positive = values.filter((value) => value > 0);
-    return Math.log10(Math.max(...positive) / Math.min(...positive));
+    const [low, high] = ends(values);
+    return Math.log10(high / low);
   }
 
-  const SUPERSCRIPT = (power) => `10${[...String(power)].map((sign) => "⁰¹²³⁴⁵⁶⁷⁸⁹"[sign] ?? "⁻").join("")}`;
+  const powerOfTen = (power) => `10${[...String(power)].map((sign) => "⁰¹²³⁴⁵⁶⁷⁸⁹"[sign] ?? "⁻").join("")}`;
 
   function surface(view) {
     const { x, y, z, limits, title } = view.surface;
@@ -177,7 +180,7 @@
         customdata: values, colorscale: "Cividis", zmin: low, zmax: high, autocontour: false, line: { width: 0.6, color: "rgba(255,255,255,.6)" },
         contours: { start: low, end: high, size: (high - low) / 18 || 1 },
         colorbar: { title: { text: title, side: "right" }, thickness: 14, outlinewidth: 0, tickvals: decades.map(Math.log10),
-          ticktext: decades.map((value) => (value >= 0.01 && value < 1e4 ? String(Number(value.toPrecision(1))) : SUPERSCRIPT(Math.round(Math.log10(value))))) },
+          ticktext: decades.map((value) => (value >= 0.01 && value < 1e4 ? String(Number(value.toPrecision(1))) : powerOfTen(Math.round(Math.log10(value))))) },
         hovertemplate: `%{x:.3~g}, %{y:.3~g}<br>${escaped(title)}: %{customdata:.5~g}<extra></extra>` },
       { type: "scatter", mode: "markers", x: [0], y: [0], showlegend: false, hoverinfo: "skip", marker: { symbol: "cross-thin", size: 13, line: { width: 2, color: "#fff" } } },
     ];
