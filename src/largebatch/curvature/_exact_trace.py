@@ -6,8 +6,6 @@ the symmetric one, √|λ|·u, of any loss: it needs one column fewer for cross-
 the sign of a loss that is not convex. One column costs a backward pass without weight gradients, for all samples at once.
 """
 
-from collections.abc import Iterator
-
 import torch
 from torch import Tensor
 
@@ -39,7 +37,7 @@ def gauss_newton_traces(risk: Risk) -> tuple[dict[str, float], int]:
     sums = torch.zeros(len(named) + 1, dtype=torch.float64, device=risk.device)  # each parameter's; weight
     most = 0
     with risk.measuring(), twice_differentiable(), progress("trace", risk.samples, "samples") as bar:
-        for inputs, targets in _slices(risk):
+        for inputs, targets in risk.pieces(PASS_SAMPLES):
             examples = ExampleGradients(risk.model, named, inputs)
             columns, weight = _root(risk, examples.outputs.detach(), targets)
             if most == 0:
@@ -53,11 +51,6 @@ def gauss_newton_traces(risk: Risk) -> tuple[dict[str, float], int]:
     risk.passes += (1 + most) / 3
     *traces, weight = risk.world.sum(sums).tolist()
     return {name: trace / weight for name, trace in zip(named, traces, strict=True)}, most
-
-
-def _slices(risk: Risk) -> Iterator[tuple[Tensor, Tensor]]:
-    for inputs, targets in risk.batches():
-        yield from zip(inputs.split(PASS_SAMPLES), targets.split(PASS_SAMPLES), strict=True)
 
 
 def _root(risk: Risk, outputs: Tensor, targets: Tensor) -> tuple[list[tuple[Tensor, Tensor]], Tensor | int]:

@@ -101,7 +101,7 @@ class Graphs(Generic[Graph]):
         self._kept = []
         risk.passes += 1.0
         with risk.measuring(), twice_differentiable():
-            for number, (inputs, targets) in enumerate(self._passes()):
+            for number, (inputs, targets) in enumerate(risk.pieces(PASS_SAMPLES)):
                 if number == 0 and self._is_keeping and self.keep == "auto":
                     self._is_keeping = self._fits(inputs, targets)
                 graph, weight = self._build(inputs, targets)
@@ -115,21 +115,11 @@ class Graphs(Generic[Graph]):
             if misfits:
                 self._kept, self._is_keeping = [], False
 
-    @property
-    def _pass_samples(self) -> int:
-        """On a CPU pieces whose activations its cache holds, unless a batch's statistics are its own."""
-        is_cut = self.risk.device.type == "cpu" and self.risk.batch_norm != "batch"
-        return min(PASS_SAMPLES, self.risk.batch_size) if is_cut else self.risk.batch_size
-
-    def _passes(self) -> Iterator[tuple[Tensor, Tensor]]:
-        for inputs, targets in self.risk.batches():
-            yield from zip(inputs.split(self._pass_samples), targets.split(self._pass_samples), strict=True)
-
     def _fits(self, inputs: Tensor, targets: Tensor) -> bool:
         risk, few = self.risk, min(COUNTED_SAMPLES, len(inputs))
         held = _saved_bytes(risk, (inputs, targets), lambda: self._build(inputs[:few], targets[:few]))
         risk.passes += few * risk.world.size / risk.samples
-        graphs = -(-risk.samples // self._pass_samples)
+        graphs = -(-risk.samples // risk.piece_size(PASS_SAMPLES))
         gradients = graphs * sum(p.nbytes for p in risk.parameters)
         needed = held / few * risk.samples + gradients  # of all ranks: one machine, perhaps
         return needed <= SHARE * free_bytes(risk.device)

@@ -92,7 +92,7 @@ def _row(risk: Risk, metrics: Mapping[str, Metric]) -> NDArray[np.float64]:
     risk.passes += 1 / 3
     sums = torch.zeros(6 + len(metrics), dtype=torch.float64, device=risk.device)
     with risk.measuring():
-        for inputs, targets in risk.batches():
+        for inputs, targets in risk.pieces():
             outputs = risk.model(inputs)
             values, weights = weigh(risk.loss(outputs, targets), len(inputs))
             loss, weight = total(values, weights)
