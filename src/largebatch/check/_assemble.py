@@ -36,7 +36,6 @@ def assemble(records: Sequence[Record]) -> Evidence:
         optimizer=first["optimizer"],
         data_size=max(record["data_size"] for record in used),
         with_replacement=any(record["with_replacement"] for record in used),
-        drops_last=any(record["drops_last"] for record in used),
         has_batch_norm=first["has_batch_norm"],
         unit="tokens" if _counts_tokens(first) else "samples",
         is_distributed=is_distributed,

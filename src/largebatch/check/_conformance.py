@@ -22,6 +22,7 @@ from largebatch.results import Result
 __all__ = ["Conformance", "ConformanceCase", "conformance"]
 
 Paper = Literal["lars", "lamb", "sam"]
+PAPERS: tuple[Paper, ...] = ("lars", "lamb", "sam")
 
 MOMENTUM, TRUST, BETAS, EPS, RHO = 0.9, 1e-3, (0.9, 0.999), 1e-6, 0.05
 UPDATES = 20
@@ -117,7 +118,7 @@ def conformance(optimizer: str | type, paper: Paper | None = None) -> Conformanc
         ValueError: the class cannot be found or made, or its name does not tell the paper.
     """
     made = _load(optimizer) if isinstance(optimizer, str) else optimizer
-    claimed = paper or next((p for p in ("lars", "lamb", "sam") if p in made.__name__.lower()), None)
+    claimed = paper or next((name for name in PAPERS if name in made.__name__.lower()), None)
     if claimed is None:
         raise ValueError(
             f"optimizer: expected LARS, LAMB or SAM in the name, got {made.__name__}; say which with --paper"

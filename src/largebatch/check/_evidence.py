@@ -11,7 +11,8 @@ orthonormal basis of their span, which keeps every distance between such combina
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -188,7 +189,6 @@ class Evidence:
     Args:
         data_size: samples in the training data; 0 where it could not be told.
         with_replacement: the sampler repeats samples on purpose.
-        drops_last: a loader or sampler leaves out what does not fill a batch.
         has_batch_norm: statistics over the batch.
         unit: what `count` counts: "samples" or "tokens".
         is_distributed: the script joined a process group.
@@ -203,12 +203,10 @@ class Evidence:
     optimizer: str = ""
     data_size: int = 0
     with_replacement: bool = False
-    drops_last: bool = False
     has_batch_norm: bool = False
     unit: str = "samples"
     is_distributed: bool = True
     replicas: int = 0
-    notes: tuple[str, ...] = field(default=())
 
     @property
     def accumulation(self) -> int:
@@ -223,4 +221,4 @@ def reduced(vectors: Sequence[Vector]) -> Vector:
         vectors: k vectors (P,).
     """
     columns = np.stack([np.asarray(vector, dtype=np.float64) for vector in vectors], axis=1)  # (P, k)
-    return np.linalg.qr(columns, mode="r").T.copy()
+    return cast(Vector, np.linalg.qr(columns, mode="r")).T.copy()

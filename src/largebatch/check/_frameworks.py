@@ -105,7 +105,7 @@ def lightning_watched(module: Any, watcher: StepWatcher) -> Iterator[None]:
     try:
         yield
     finally:
-        del module.training_step
+        vars(module).pop("training_step", None)
 
 
 def _without_logging(model: nn.Module, step: Callable[..., Any]) -> Callable[..., Any]:
@@ -146,7 +146,7 @@ def _watch_transformers(module: ModuleType, watcher: StepWatcher) -> Callable[[]
         try:
             return original(self, *args, **kwargs)
         finally:
-            del self.compute_loss
+            vars(self).pop("compute_loss", None)
 
     trainer.train = train
     return lambda: setattr(trainer, "train", original)

@@ -116,5 +116,5 @@ def judge(run: Evidence, other: Evidence | None = None, notes: tuple[str, ...] =
         updates=len(run.updates),
         gradients=len(fitted),
         deviation=max((fit.deviation for _, fit in fitted), default=float("nan")),
-        notes=run.notes + notes,
+        notes=notes,
     )

@@ -1,10 +1,15 @@
 """What happens to rates, momenta, clipping and loss scales between two updates, and each tensor's first step."""
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, final
 
 import torch
 from torch import Tensor, nn
+from torch.optim.lr_scheduler import LRScheduler
 from torch.optim.optimizer import Optimizer
+
+from largebatch.check._patches import replaced
 
 __all__ = ["OptimizerLog", "first_steps", "has_trust_ratio"]
 
@@ -22,21 +27,24 @@ class OptimizerLog:
         self._buffers: dict[int, float] = {}
         self._decays: dict[int, float] = {}
 
-    def scheduled(self, scheduler: object, position: int) -> None:
-        """A scheduler stepped."""
-        self._calls.setdefault(id(scheduler), []).append(position)
+    @contextmanager
+    def installed(self, position: Callable[[], int]) -> Iterator[None]:
+        """Inside, schedulers and loss scales are watched; `position` tells the micro-batches done."""
+
+        def schedule(original: Any, scheduler: LRScheduler, *args: Any, **kwargs: Any) -> Any:
+            self._calls.setdefault(id(scheduler), []).append(position())
+            return original(scheduler, *args, **kwargs)
+
+        with (
+            replaced(LRScheduler, "step", schedule),
+            replaced(torch.amp.GradScaler, "scale", self._scale),
+            replaced(torch.amp.GradScaler, "unscale_", self._unscale),
+        ):
+            yield
 
     def clipped(self, position: int, norm: float, limit: float) -> None:
         """Gradients were clipped by norm."""
         self._clips.append({"position": position, "norm": norm, "limit": limit, "is_scaled": self._is_scaled})
-
-    def scaled(self, scale: float) -> None:
-        """A loss was multiplied by a GradScaler."""
-        self._loss_scale, self._is_scaled = scale, True
-
-    def unscaled(self) -> None:
-        """Gradients were divided by it."""
-        self._is_scaled = False
 
     def events(self) -> dict[str, Any]:
         """Those since the last call."""
@@ -72,6 +80,16 @@ class OptimizerLog:
             for name, p in module.named_parameters()
             if p.requires_grad
         ]
+
+    def _scale(self, original: Any, scaler: Any, outputs: Any) -> Any:
+        scaled = original(scaler, outputs)  # the first call makes the scale
+        if scaler.is_enabled():
+            self._loss_scale, self._is_scaled = float(scaler.get_scale()), True
+        return scaled
+
+    def _unscale(self, original: Any, scaler: Any, optimizer: Optimizer) -> Any:
+        self._is_scaled = False
+        return original(scaler, optimizer)
 
 
 def _buffer_norm(optimizer: Optimizer) -> float:

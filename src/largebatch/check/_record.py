@@ -12,8 +12,8 @@ from typing import Any, cast, final
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _NormBase
-from torch.optim.lr_scheduler import LRScheduler
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.instancenorm import _InstanceNorm
 from torch.optim.optimizer import Optimizer, register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
 from largebatch.check._coordinates import Coordinates
@@ -23,7 +23,7 @@ from largebatch.check._patches import replaced
 from largebatch.check._reference import Reference, StepLoss, listen
 from largebatch.check._replay import Pass, begin_pass, replay
 from largebatch.check._samples import SampleLog
-from largebatch.core import current_world
+from largebatch.core import GhostBatchNorm, current_world
 
 __all__ = ["Enough", "Recorder"]
 
@@ -43,7 +43,8 @@ class Recorder:
         updates: watched at most, before loaders end their epoch early.
         gradients: of the first updates that are replayed; those at the end of the epoch are too.
         on_progress: told (updates, micro-batches of the present one) as they happen.
-        stops: end the loop by `Enough` once enough was seen; else it runs on as if nobody watched.
+        stops: end the loop by `Enough` once enough was seen, and find trainers; else it runs on as if nobody watched, and
+            the reference has to be told.
     """
 
     def __init__(
@@ -82,12 +83,11 @@ class Recorder:
         with ExitStack() as stack:
             stack.enter_context(listen(self))
             stack.enter_context(self._samples.installed())
-            stack.enter_context(frameworks_watched(self))
+            if self._stops:
+                stack.enter_context(frameworks_watched(self))
             for owner in (torch.nn.utils, torch.nn.utils.clip_grad):
                 stack.enter_context(replaced(owner, "clip_grad_norm_", self._clip))
-            stack.enter_context(replaced(LRScheduler, "step", self._schedule))
-            stack.enter_context(replaced(torch.amp.GradScaler, "scale", self._scale))
-            stack.enter_context(replaced(torch.amp.GradScaler, "unscale_", self._unscale))
+            stack.enter_context(self._optimizers.installed(lambda: len(self._window)))
             stack.enter_context(replaced(torch.amp.GradScaler, "step", self._scaler_step))
             self._hooks.append(register_optimizer_step_pre_hook(cast(Any, self._before_step)))
             self._hooks.append(register_optimizer_step_post_hook(cast(Any, self._after_step)))
@@ -126,24 +126,14 @@ class Recorder:
     def record(self) -> dict[str, Any]:
         """What was seen: dictionaries, lists, numbers, texts and tensors."""
         self._close()
-        readings = self._samples.training
-        reference, loader = self._reference, readings[0].loader if readings else None
-        sampler = getattr(loader, "sampler", None)
-        module = reference.module if reference else None
+        module = self._reference.module if self._reference else None
         return {
+            **self._samples.described(),
             "updates": self._updates,
             "steps": self._steps,
             "problem": self._problem,
-            "has_reference": reference is not None,
-            "epochs": [
-                {"number": r.number, "indices": list(r.indices), "is_complete": r.is_complete}
-                for r in readings
-                if r.indices
-            ],
-            "data_size": _size(loader),
-            "with_replacement": bool(getattr(sampler, "replacement", False)),
-            "drops_last": bool(getattr(loader, "drop_last", False) or getattr(sampler, "drop_last", False)),
-            "has_batch_norm": module is not None and any(isinstance(m, _NormBase) for m in module.modules()),
+            "has_reference": self._reference is not None,
+            "has_batch_norm": module is not None and any(map(_sees_its_batch, module.modules())),
             "parameters": self._optimizers.parameters(module) if module is not None else [],
             "optimizer": self._optimizers.name,
             "first_steps": self._first_steps,
@@ -310,21 +300,6 @@ class Recorder:
         self._optimizers.clipped(len(self._window), float(norm), float(max_norm))
         return norm
 
-    def _schedule(self, original: Any, scheduler: LRScheduler, *args: Any, **kwargs: Any) -> Any:
-        self._optimizers.scheduled(scheduler, len(self._window))
-        return original(scheduler, *args, **kwargs)
-
-    def _scale(self, original: Any, scaler: Any, outputs: Any) -> Any:
-        if scaler.is_enabled():
-            scaled = original(scaler, outputs)  # the first call makes the scale
-            self._optimizers.scaled(float(scaler.get_scale()))
-            return scaled
-        return original(scaler, outputs)
-
-    def _unscale(self, original: Any, scaler: Any, optimizer: Optimizer) -> Any:
-        self._optimizers.unscaled()
-        return original(scaler, optimizer)
-
     def _scaler_step(self, original: Any, scaler: Any, optimizer: Optimizer, *args: Any, **kwargs: Any) -> Any:
         before = self._steps
         result = original(scaler, optimizer, *args, **kwargs)
@@ -334,8 +309,6 @@ class Recorder:
         return result
 
 
-def _size(loader: Any) -> int:
-    try:
-        return len(loader.dataset) if loader is not None else 0
-    except TypeError:
-        return 0
+def _sees_its_batch(layer: nn.Module) -> bool:
+    """Whether a layer normalises over all samples of a pass; ghosts have a size of their own."""
+    return isinstance(layer, _BatchNorm) and not isinstance(layer, _InstanceNorm | GhostBatchNorm)

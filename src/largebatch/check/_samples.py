@@ -130,6 +130,20 @@ class SampleLog:
                 reading.number = len(self.training)
         return origin
 
+    def described(self) -> dict[str, Any]:
+        """What was read in each epoch, and of which data."""
+        loader = self.training[0].loader if self.training else None
+        sampler = getattr(loader, "sampler", None)
+        return {
+            "epochs": [
+                {"number": reading.number, "indices": list(reading.indices), "is_complete": reading.is_complete}
+                for reading in self.training
+                if reading.indices
+            ],
+            "data_size": _size(loader),
+            "with_replacement": bool(getattr(sampler, "replacement", False)),
+        }
+
     def _by_memory(self, values: Sequence[Any], rows: int) -> Origin | None:
         for tensor in tensors_in(list(values)):
             for batch in reversed(self._kept):
@@ -203,6 +217,14 @@ class SampleLog:
                 reading.loader.dataset[indices[0]]
                 self._is_random = bool(_drawn_from(before))
         return (f"{iterator._base_seed}:{reading.batches}",) if self._is_random else ()
+
+
+def _size(loader: "DataLoader[Any] | None") -> int:
+    """Samples; 0 where the data set cannot tell."""
+    try:
+        return len(loader.dataset) if loader is not None else 0  # pyright: ignore[reportArgumentType]
+    except TypeError:
+        return 0
 
 
 def _as_indices(asked: Any) -> tuple[int, ...]:

@@ -4,6 +4,8 @@ from collections import OrderedDict
 from typing import Any, final
 
 import torch
+from torch.utils._pytree import tree_leaves
+from torch.utils.hooks import RemovableHandle
 
 from largebatch.check import CheckResult
 from largebatch.integrations._parts import Conductor, Parts
@@ -36,7 +38,7 @@ class _Hooks:
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
         self._conductor = Conductor(parts)
-        self._steps: _Steps | None = None
+        self._hooked: tuple[_Passes, _Steps] | None = None
         self._done = 0
 
     @property
@@ -50,22 +52,29 @@ class _Hooks:
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         _refuse(trainer, self._parts)
-        self._steps = _Steps(trainer.optimizers[0]) if self._parts.noise is not None else None
         optimizer, train_size = trainer.optimizers[0], len(trainer.train_dataloader.dataset)
-        watch = self._conductor.begin(trainer.strategy.model, optimizer, train_size, self._steps)
+        self._hooked = (_Passes(), _Steps(optimizer)) if self._parts.noise is not None else None
+        watch = self._conductor.begin(trainer.strategy.model, optimizer, train_size, self._hooked)
         if watch is not None:
             watch.lightning(pl_module)
 
+    def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        if self._hooked is not None:
+            self._hooked[0].begin(batch)
+
     def on_before_optimizer_step(self, trainer: Any, pl_module: Any, optimizer: torch.optim.Optimizer) -> None:
-        if self._steps is not None:
-            self._steps.before()
+        if self._hooked is not None:
+            self._hooked[1].before()
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         if trainer.global_step > self._done:
             self._done = trainer.global_step
-            if self._steps is not None:
-                self._steps.after()
+            if self._hooked is not None:
+                self._hooked[1].after()
             self._conductor.updated()
+
+    def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
+        self._conductor.end()
 
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
         self._conductor.end()
@@ -82,6 +91,22 @@ def _refuse(trainer: Any, parts: Parts) -> None:
 
 
 @final
+class _Passes:
+    """A model for those who count its passes: Lightning calls `training_step` and not the model."""
+
+    def __init__(self) -> None:
+        self._hooks: OrderedDict[int, Any] = OrderedDict()
+
+    def register_forward_pre_hook(self, hook: Any, *, with_kwargs: bool) -> Any:
+        return _registered(self._hooks, hook)
+
+    def begin(self, batch: Any) -> None:
+        tensors = tuple(leaf for leaf in tree_leaves(batch) if isinstance(leaf, torch.Tensor))
+        for hook in self._hooks.values():
+            hook(None, tensors, {})
+
+
+@final
 class _Steps:
     """An optimiser for those who hook its steps, with the hooks called when Lightning has the gradients."""
 
@@ -94,10 +119,10 @@ class _Steps:
         return getattr(self._optimizer, name)
 
     def register_step_pre_hook(self, hook: Any) -> Any:
-        return self._register(self._before, hook)
+        return _registered(self._before, hook)
 
     def register_step_post_hook(self, hook: Any) -> Any:
-        return self._register(self._after, hook)
+        return _registered(self._after, hook)
 
     def before(self) -> None:
         for hook in self._before.values():
@@ -107,8 +132,8 @@ class _Steps:
         for hook in self._after.values():
             hook(self._optimizer, (), {})
 
-    @staticmethod
-    def _register(hooks: OrderedDict[int, Any], hook: Any) -> Any:
-        handle = torch.utils.hooks.RemovableHandle(hooks)
-        hooks[handle.id] = hook
-        return handle
+
+def _registered(hooks: OrderedDict[int, Any], hook: Any) -> RemovableHandle:
+    handle = RemovableHandle(hooks)
+    hooks[handle.id] = hook
+    return handle

@@ -61,20 +61,24 @@ class Conductor:
         swap_batchnorm(model, self.parts.ghost_batch_size, commit="update")
 
     def begin(
-        self, model: nn.Module, optimizer: torch.optim.Optimizer, train_size: int, steps: Any = None
+        self,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        train_size: int,
+        hooked: tuple[Any, Any] | None = None,
     ) -> Watch | None:
         """Take over the rate and the noise scale; returns the watch of the first-step check, for the caller to aim.
 
         Args:
             model: as the trainer calls it, wrapped or not.
-            steps: what to hook for the optimizer's steps, where that is not the optimizer itself.
+            hooked: what to hook for passes and for steps, where these are not the model's and the optimizer's own.
         """
         if hasattr(model, "broadcast_buffers") and self.parts.ghost_batch_size is not None:
             model.broadcast_buffers = False  # pyright: ignore  # pending statistics are summed instead
         if self.parts.recipe is not None:
             self._scheduler = build_scheduler(optimizer, self.parts.recipe, train_size)
         if self.parts.noise is not None:
-            self._noise = self.parts.noise.watch(model, steps or optimizer, world=current_world())
+            self._noise = self.parts.noise.watch(*(hooked or (model, optimizer)), world=current_world())
         if self.parts.check:
             self._watch = Watch()
         return self._watch
