@@ -62,6 +62,7 @@ def test_commands_are_accepted(line, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "my_task.py").write_text(TASK)
     (tmp_path / "my_study.py").write_text(STUDY)
+    (tmp_path / "ddp.py").write_text(DDP)
     words = shlex.split(line)[1:]
     if "fashion-mnist" in line and not Path("/usr/share/datasets/fashion-mnist").is_dir():
         pytest.skip("needs Debian's dataset-fashion-mnist (make data)")

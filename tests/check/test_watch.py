@@ -29,7 +29,11 @@ def _loop(factor, watched):
             optimizer.step()
             if watch is not None and update == 0:
                 found = watch.finish()
-        return (found.verdict, found.culprits, found.gradients) if found else None, model.weight.detach().clone()
+        return None if found is None else (
+            found.verdict,
+            found.culprits,
+            found.gradients,
+        ), model.weight.detach().clone()
 
 
 def test_both_ranks_are_told_the_same_and_the_run_goes_on_as_before():

@@ -204,9 +204,10 @@ def mean_of_means(run: Evidence, other: Evidence | None = None) -> Finding | Non
         return None
     update, fit = max(found, key=lambda pair: pair[1].deviation)
     counts = ", ".join(f"{count:g}" for count in update.counts)
+    off = np.linalg.norm(update.applied[0] / fit.scale - update.reference) / np.linalg.norm(update.reference)
     return Finding(
         "mean_of_means", "wrong",
-        f"update {update.number}: your gradient is {100 * fit.deviation:.2g} % off the reference: it is the plain mean over "
+        f"update {update.number}: your gradient is {100 * off:.2g} % off the reference: it is the plain mean over "
         f"{fit.weighting} of means over unequal counts of {run.unit} ({counts})",
         f"add up the losses of all {run.unit} and divide once by the count of the whole update, over all workers and "
         f"accumulation steps (under DDP times the world size)",

@@ -202,15 +202,13 @@ class Recorder:
         if closure is None:
             self._look(optimizer)
             return None
-        looked = False
+        values: list[Any] = []
 
         def looking() -> Any:  # the gradients are there only after the closure; SAM calls it twice, the first counts
-            nonlocal looked
-            value = closure()
-            if not looked:
+            values.append(closure())
+            if len(values) == 1:
                 self._look(optimizer)
-                looked = True
-            return value
+            return values[-1]
 
         if len(args) > 1:
             return (args[0], looking, *args[2:]), kwargs
