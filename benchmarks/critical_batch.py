@@ -28,10 +28,10 @@ from largebatch.target import fit_hyperbola, samples_to_target
 TASK = "fashion-mnist/f1"
 PLAN = study.ProbePlan(
     samples=10_240,
-    batch_sizes=(64, 128, 256, 512, 1024, 2048, 4096),
+    batch_sizes=(64, 128, 256, 512, 1024, 2048),
     branch_samples=8192,
     routes=("noise scale", "branches", "sweep"),
-    branch_seeds=3,
+    branch_seeds=2,
     sweep_seeds=3,
     target=0.4,
     longest=200_000,

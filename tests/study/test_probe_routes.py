@@ -59,13 +59,13 @@ class Known:
 
     def exact_branches(self, samples):
         """B_crit of the expected losses' way to three quarters of what the largest batch comes to."""
-        largest = self.batches[-1]
+        sizes, largest = self.batches[:-1], self.batches[-2]
         slowest = noisy_descent.expected_losses(
             *self.matrices, batch=largest, rate=self.rate(largest), updates=-(-samples // largest)
         )
         target = self.loss - 0.75 * (self.loss - slowest[-2:].mean())
-        needed = [noisy_descent.samples_to(target, *self.matrices, batch=b, rate=self.rate(b)) for b in self.batches]
-        return noisy_descent.critical_batch(self.batches, needed)
+        needed = [noisy_descent.samples_to(target, *self.matrices, batch=b, rate=self.rate(b)) for b in sizes]
+        return noisy_descent.critical_batch(sizes, needed)
 
 
 def noise_route(known):
@@ -80,9 +80,9 @@ def noise_route(known):
 def branch_route(known, tmp_path, seeds):
     train.fit(known.task, known.recipe, out=tmp_path / "trunk", progress=False)
     start = core.read_checkpoint(tmp_path / "trunk" / "checkpoints" / "0")
-    samples = 8 * known.batches[-1]
+    samples = 8 * known.batches[-2]
     found = study.branch_batches(
-        known.task, known.recipe, start, batch_sizes=known.batches, samples=samples, seeds=range(seeds),
+        known.task, known.recipe, start, batch_sizes=known.batches[:-1], samples=samples, seeds=range(seeds),
         rate=known.rate, examined=20_000,
     )  # fmt: skip
     assert found.start_loss == pytest.approx(known.loss, rel=1e-9)

@@ -175,21 +175,20 @@ def _tuned(task: Task, recipe: Recipe, plan: ProbePlan, folder: Path) -> tuple[R
         found = read_json(kept)
         return recipe.replace(lr=found["lr"]), int(found["samples"])
     data = examined_part(task, plan.examined)
-    spent = 0
+    spent: list[int] = []
 
     def cost(lr: float, _: float) -> float:
-        nonlocal spent
         rows = descend(
             task, recipe, batch_size=recipe.global_batch_size, lr=lr, longest=plan.samples, seed=TUNING_SEED, start=None,
             examined=data, period=max(1, plan.samples // 16),
         )  # fmt: skip
-        spent += rows[-1][0]
+        spent.append(rows[-1][0])
         late = [loss for seen, loss in rows if 4 * seen > 3 * plan.samples]
         return fmean(late) if late else math.inf
 
     lr = best_rate(cost, recipe.lr)
-    write_json(kept, {"lr": lr, "samples": spent})
-    return recipe.replace(lr=lr), spent
+    write_json(kept, {"lr": lr, "samples": sum(spent)})
+    return recipe.replace(lr=lr), sum(spent)
 
 
 def _trunk(task: Task, recipe: Recipe, plan: ProbePlan, folder: Path, seed: int) -> tuple[NoiseScale, Checkpoint]:
