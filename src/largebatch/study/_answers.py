@@ -117,14 +117,10 @@ def _early(tables: StudyResult) -> str:
     if row is None or math.isnan(row.estimate.low):
         return ""
     gap = row.estimate
-    word = (
-        "more accurate than"
-        if gap.low > 0
-        else "less accurate than"
-        if gap.high < 0
-        else "not told apart in accuracy from"
-    )
-    return f"After one epoch the large batch's gradients are {word} the small batch's: cos(g_batch, g_full) differs by {gap}."
+    certain = "more accurate than" if gap.low > 0 else "less accurate than"
+    word = "not told apart in accuracy from" if gap.low <= 0 <= gap.high else certain
+    cosines = f"cos(g_batch, g_full) differs by {gap}"
+    return f"After one epoch the large batch's gradients are {word} the small batch's: {cosines}."
 
 
 def _predictors(tables: StudyResult) -> str:
