@@ -15,14 +15,15 @@ PLAIN = ("--no-compare", "--json", "--help", "-h")
 class CheckCommand:
     """Is my own training loop computing the gradient it should?
 
-    largebatch check train.py [ARGUMENTS…]      runs it under torchrun's environment on CPUs, a few updates
-    largebatch check --optimizer module:Class   holds a LARS, LAMB or SAM against its paper
+    `largebatch check train.py [ARGUMENTS…]` runs the script as torchrun would start it, on CPUs, for a few updates.
+
+    `largebatch check --optimizer module:Class` holds a LARS, LAMB or SAM against its paper.
 
     Options of this command may stand anywhere before `--`; what follows `--` goes to the script in any case. The script
     tells its loss by largebatch.check.reference(model, dataset, loss); Lightning modules and HF Trainers need not.
 
     Args:
-        workers: processes.
+        workers: processes, as torchrun's --nproc-per-node.
         updates: watched at most; the epoch is then cut short to see the next one begin.
         gradients: of the first updates that are held against the reference, beside those at the end of an epoch.
         no_compare: do not run again with another number of workers.
