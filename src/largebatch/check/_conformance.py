@@ -118,7 +118,7 @@ def conformance(optimizer: str | type, paper: Paper | None = None) -> Conformanc
         ValueError: the class cannot be found or made, or its name does not tell the paper.
     """
     made = _load(optimizer) if isinstance(optimizer, str) else optimizer
-    claimed = paper or next((name for name in PAPERS if name in made.__name__.lower()), None)
+    claimed: Paper | None = paper or next((name for name in PAPERS if name in made.__name__.lower()), None)
     if claimed is None:
         raise ValueError(
             f"optimizer: expected LARS, LAMB or SAM in the name, got {made.__name__}; say which with --paper"
