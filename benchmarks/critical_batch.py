@@ -28,7 +28,8 @@ from largebatch.target import fit_hyperbola, samples_to_target
 TASK = "fashion-mnist/f1"
 PLAN = study.ProbePlan(
     samples=10_240,
-    batch_sizes=(64, 128, 256, 512, 1024, 2048),
+    batch_sizes=(64, 128, 512, 2048),
+    branch_batch_sizes=(64, 128, 256, 512, 1024),
     branch_samples=8192,
     routes=("noise scale", "branches", "sweep"),
     branch_seeds=2,

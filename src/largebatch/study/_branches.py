@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import final
 
-from largebatch.core import Checkpoint, Task, progress
+from largebatch.core import Checkpoint, Task, progress, swap_batchnorm
 from largebatch.recipe import Recipe
 from largebatch.results import Result, positive, refuse
 from largebatch.study._descent import descend, examined_part, loss_of
@@ -95,6 +95,7 @@ def branch_batches(
     rates = (lambda size: recipe.at(size, warmup=None).lr) if rate is None else rate
     model = build_model(task, 0)
     model.load_state_dict(start.model_state())
+    swap_batchnorm(model, recipe.ghost_batch_size)  # as branches are trained, and looked at
     begun = loss_of(model, task, data)
     found: list[Branch] = []
     with progress("branches", len(batch_sizes) * len(seeds), "branches") as bar:

@@ -14,11 +14,11 @@ from statistics import fmean
 from typing import Literal, final
 
 from largebatch import probe, train
-from largebatch.core import Checkpoint, Task, data_size, latest_checkpoint
+from largebatch.core import Checkpoint, Task, data_size, latest_checkpoint, swap_batchnorm
 from largebatch.noise import NoiseEstimate, NoiseScale
 from largebatch.recipe import Recipe
 from largebatch.results import Column, Result, Table, read_json, refuse, write_json
-from largebatch.study._branches import LOOKS, branch_batches
+from largebatch.study._branches import LOOKS, Branches, branch_batches
 from largebatch.study._descent import constant_rate, descend, examined_part, loss_of
 from largebatch.study._rates import best_rate
 from largebatch.study._sweep import TUNING_SEED, sweep_batches
@@ -39,6 +39,7 @@ class ProbePlan(Result):
         samples: of the training that is watched, the trunk.
         routes: "noise scale" and, of "branches" and "sweep", those wanted.
         batch_sizes: of branches and sweep, ascending.
+        branch_batch_sizes: of branches alone, where they differ.
         branch_samples: of each branch.
         branch_seeds, sweep_seeds: how many.
         tune: the trunk's rate, on a seed of its own.
@@ -52,6 +53,7 @@ class ProbePlan(Result):
     batch_sizes: tuple[int, ...]
     branch_samples: int
     routes: tuple[RouteName, ...] = ("noise scale",)
+    branch_batch_sizes: tuple[int, ...] = ()
     branch_seeds: int = 2
     sweep_seeds: int = 3
     tune: bool = True
@@ -63,7 +65,9 @@ class ProbePlan(Result):
     @property
     def branch_sizes(self) -> tuple[int, ...]:
         """The batches that branches are long enough for."""
-        return tuple(size for size in self.batch_sizes if LOOKS * size <= self.branch_samples)
+        return tuple(
+            size for size in self.branch_batch_sizes or self.batch_sizes if LOOKS * size <= self.branch_samples
+        )
 
     @classmethod
     def of(
@@ -143,11 +147,7 @@ def run_probe(task: Task, recipe: Recipe, plan: ProbePlan, *, out: str | Path, s
     found = noise.estimate(last=0.5)  # the trunk's beginning is another network
     routes = [probe.by_noise_scale(found, spent + plan.samples)]
     if "branches" in plan.routes:
-        branches = branch_batches(
-            task, tuned, end, batch_sizes=plan.branch_sizes, samples=plan.branch_samples,
-            seeds=range(1, plan.branch_seeds + 1), rate=_rule(tuned, found), examined=plan.examined,
-        )  # fmt: skip
-        write_json(folder / "branches.json", branches.to_json())
+        branches = _branches(task, tuned, plan, folder / "branches.json", end=end, noise=found)
         routes.append(
             probe.by_branches(
                 branches.start_loss,
@@ -157,7 +157,7 @@ def run_probe(task: Task, recipe: Recipe, plan: ProbePlan, *, out: str | Path, s
         )
     if "sweep" in plan.routes:
         sweep = sweep_batches(
-            task, recipe, batch_sizes=plan.batch_sizes, target=_target(task, plan, end),
+            task, recipe, batch_sizes=plan.batch_sizes, target=_target(task, recipe, plan, end),
             longest=plan.longest or _LONGEST * plan.samples, period=plan.period or max(1, plan.samples // 10),
             seeds=range(1, plan.sweep_seeds + 1), examined=plan.examined,
             out=folder / "sweep",
@@ -206,6 +206,20 @@ def _trunk(task: Task, recipe: Recipe, plan: ProbePlan, folder: Path, seed: int)
     return noise, end
 
 
+def _branches(
+    task: Task, recipe: Recipe, plan: ProbePlan, kept: Path, *, end: Checkpoint, noise: NoiseEstimate
+) -> Branches:
+    """Train them, or find them trained."""
+    if kept.exists():
+        return Branches.from_json(read_json(kept))
+    branches = branch_batches(
+        task, recipe, end, batch_sizes=plan.branch_sizes, samples=plan.branch_samples,
+        seeds=range(1, plan.branch_seeds + 1), rate=_rule(recipe, noise), examined=plan.examined,
+    )  # fmt: skip
+    write_json(kept, branches.to_json())
+    return branches
+
+
 def _rule(recipe: Recipe, noise: NoiseEstimate) -> Callable[[int], float] | None:
     """ε(B) ∝ 1/(1 + B_noise/B)^a, McCandlish et al. 2018, with the noise scale that was measured; a is 1/2 for Adam.
 
@@ -218,9 +232,10 @@ def _rule(recipe: Recipe, noise: NoiseEstimate) -> Callable[[int], float] | None
     return lambda size: recipe.lr * ((1 + scale / own) / (1 + scale / size)) ** exponent
 
 
-def _target(task: Task, plan: ProbePlan, end: Checkpoint) -> float:
+def _target(task: Task, recipe: Recipe, plan: ProbePlan, end: Checkpoint) -> float:
     if plan.target is not None:
         return plan.target
     model = train.build_model(task, 0)
     model.load_state_dict(end.model_state())
+    swap_batchnorm(model, recipe.ghost_batch_size)
     return loss_of(model, task, examined_part(task, plan.examined))
