@@ -11,9 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from largebatch.core import progress
 from largebatch.report._figure import Axis, Figure, Series, View, spans_decades
-from largebatch.results import mean_interval
+from largebatch.results import student_quantile
 from largebatch.study import StudyResult, curves
 
 __all__ = ["Curve", "over_seeds", "read_curves", "training_figures"]
@@ -102,9 +104,11 @@ def over_seeds(by_seed: Iterable[Sequence[Point]], *, log: bool = False) -> tupl
     """
     tables = [dict(points) for points in by_seed]
     shared = sorted(set.intersection(*(set(table) for table in tables))) if tables else []
-    estimates = [mean_interval([math.log(t[x]) if log else t[x] for t in tables]) for x in shared]
-    columns = [[e.value for e in estimates], [e.low for e in estimates], [e.high for e in estimates]]
-    return shared, *([[math.exp(v) for v in column] for column in columns] if log else columns)
+    values = np.array([[table[x] for table in tables] for x in shared]).reshape(len(shared), len(tables))
+    values, n = np.log(values) if log else values, len(tables)
+    mean = values.mean(axis=1) if n else np.empty(0)
+    half = student_quantile(n - 1.0, 0.95) * values.std(axis=1, ddof=1) / n**0.5 if n > 1 else mean * np.nan
+    return shared, *((np.exp(v) if log else v).tolist() for v in (mean, mean - half, mean + half))
 
 
 def _figure(key: str, title: str, caption: str, metrics: Mapping[str, str], found: Sequence[Curve]) -> Figure:

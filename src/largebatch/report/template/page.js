@@ -68,7 +68,8 @@
   let library = null;
   function plotly() {
     library ??= (async () => {
-      const bytes = Uint8Array.from(atob(document.getElementById("library").textContent), (sign) => sign.charCodeAt(0));
+      const packed = atob(document.getElementById("library").textContent), bytes = new Uint8Array(packed.length);
+      for (let i = 0; i < bytes.length; i += 1) bytes[i] = packed.charCodeAt(i);
       const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
       document.head.append(make("script", {}, await new Response(stream).text()));
       return window.Plotly;
