@@ -11,7 +11,6 @@ import json
 import math
 import os
 import platform
-import time
 from pathlib import Path
 from typing import Any
 
@@ -21,14 +20,14 @@ from pairing import machine
 import largebatch
 from largebatch import study, tasks
 from largebatch.probe import CriticalBatch, Route
-from largebatch.results import Cell, Chart, Column, Series, Table, read_json, write_json
+from largebatch.results import Cell, Chart, Column, Series, Table, read_json
 from largebatch.study import Sweep, Trial
 from largebatch.target import fit_hyperbola, samples_to_target
 
 TASK = "fashion-mnist/f1"
 PLAN = study.ProbePlan(
     samples=10_240,
-    batch_sizes=(64, 128, 512, 2048),
+    batch_sizes=(64, 128, 256, 512, 1024, 2048, 4096),
     branch_batch_sizes=(64, 128, 256, 512, 1024),
     branch_samples=8192,
     routes=("noise scale", "branches", "sweep"),
@@ -49,17 +48,13 @@ def main() -> None:
     task = tasks.find(TASK)
     assert task.recipe is not None
     print(study.probe_cost(task, task.recipe, PLAN).text(), flush=True)
-    begun = time.perf_counter()
     found = study.run_probe(task, task.recipe, PLAN, out=RUNS)
-    seconds = float((read_json(RUNS / "time.json") if (RUNS / "time.json").exists() else {"seconds": 0.0})["seconds"])
-    seconds += time.perf_counter() - begun
-    write_json(RUNS / "time.json", {"seconds": seconds})
     print(found.text())
     sweep = read_sweep(RUNS / "sweep")
     branches = study.Branches.from_json(read_json(RUNS / "branches.json"))
     RESULTS.mkdir(parents=True, exist_ok=True)
     (RESULTS / "critical-batch.svg").write_text(picture(sweep, found))
-    (RESULTS / "critical-batch.md").write_text(page(found, sweep, branches, seconds))
+    (RESULTS / "critical-batch.md").write_text(page(found, sweep, branches))
 
 
 def read_sweep(folder: Path) -> Sweep:
@@ -127,7 +122,7 @@ def picture(sweep: Sweep, found: CriticalBatch) -> str:
                  verticals).svg()  # fmt: skip
 
 
-def page(found: CriticalBatch, sweep: Sweep, branches: study.Branches, seconds: float) -> str:
+def page(found: CriticalBatch, sweep: Sweep, branches: study.Branches) -> str:
     """The Markdown."""
     by_name = {route.route: route for route in found.critical}
     return f"""# F1 on Fashion-MNIST: how large a batch still pays
@@ -159,7 +154,7 @@ more.
 
 {noise_lines(found)}
 
-Made by `python benchmarks/critical_batch.py` in {seconds / 60:.0f} minutes, one thread beside other work. largebatch
+Made by `python benchmarks/critical_batch.py`, one thread beside other work. largebatch
 {largebatch.__version__}, torch {torch.__version__}, Python {platform.python_version()}, {machine()["cpu"]},
 {os.cpu_count()} cores.
 """

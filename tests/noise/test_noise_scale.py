@@ -230,6 +230,18 @@ def test_a_single_backward_pass_is_refused_at_the_step():
         plain_loop(NoiseScale(every=1), [32])
 
 
+def test_a_short_last_batch_of_one_part_is_passed_over():
+    model, noise = network(), NoiseScale(every=1)
+    descent = torch.optim.SGD(model.parameters(), lr=0.1)
+    with noise.watch(model, descent):
+        for x, y in [*batches(2, 32), *batches(1, 16)]:
+            descent.zero_grad()
+            for a, b in zip(x.split(16), y.split(16), strict=True):
+                (loss(model(a), b).sum() / len(x)).backward()
+            descent.step()
+    assert noise.looks == 2
+
+
 def test_watching_changes_nothing_and_leaves_no_hooks():
     model, twin = network(), network()
     for net, watched in ((model, True), (twin, False)):

@@ -59,8 +59,8 @@ class Sweep(Result):
 
     @property
     def batch_sizes(self) -> tuple[int, ...]:
-        """In ascending order."""
-        return tuple(sorted({trial.batch_size for trial in self.trials}))
+        """Those measured, in ascending order."""
+        return tuple(sorted({trial.batch_size for trial in self.trials if not trial.is_tuning}))
 
     @property
     def cost_samples(self) -> int:
