@@ -277,19 +277,16 @@ def _wrong(name: str, paper: Paper, off: list[ConformanceCase], by_name: dict[st
     if {case.name for case in off} <= without:
         culprit, why = "trust_ratio_skipped", "the trust ratio is left out at weight_decay=0"
     elif first is not None and not first.agrees and by_name["constant rate"].ratio < 0.9 * first.ratio:
-        culprit, why = (
-            "first_step_wrong",
-            "the first step is not scaled as the later ones are (a buffer that starts at the raw gradient)",
-        )
+        usual = "a buffer that starts at the raw gradient" if paper == "lars" else "bias correction in another place"
+        culprit, why = "first_step_wrong", f"the first step is not scaled as the later ones are; often {usual}"
     else:
         culprit, why = "not_the_papers", "its steps are not those of the algorithm"
+    ours = paper.upper()
     return Finding(
-        culprit, "wrong",
+        culprit,
+        "wrong",
         f"{name}: {worst.name}: {worst.ratio:.4g} × the paper's length after {worst.updates} update(s), "
-        f"{100 * worst.deviation:.3g} % "
-        f"off: {why}",
-        f"use an implementation that passes, such as largebatch.train.{'SAM' if paper == 'sam' else paper.upper()}, or "
-        "a version "
-        f"or option of yours that does",
+        f"{100 * worst.deviation:.0f} % off: {why}",
+        f"use an implementation that passes, such as largebatch.train.{ours}, or a version or option of yours that does",
         ratio=worst.ratio,
-    )  # fmt: skip
+    )
