@@ -118,7 +118,8 @@ seeds {", ".join(map(str, SEEDS))}; nothing but the batch differs. Intervals: 95
 
 which is `largebatch train` on {TASK} for each run, and then `largebatch diagnose runs/keskar-f1/{SMALL}-* --against
 runs/keskar-f1/{LARGE}-* --samples {PLAN.samples}`. largebatch {largebatch.__version__}, torch {torch.__version__}, Python
-{platform.python_version()}, {os.cpu_count()} cores; the measurements took {seconds / 60:.0f} minutes.
+{platform.python_version()}, {os.cpu_count()} cores; the measurements took {seconds / 60:.0f} minutes,
+beside other work.
 
 ## Accuracies
 
