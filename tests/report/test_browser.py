@@ -228,7 +228,7 @@ def test_paper_is_white_and_holds_every_plot(tab):
 
 
 def test_two_hundred_runs_are_read_within_two_seconds(browser, study_folder, tmp_path):
-    folder = study_folder(tmp_path, [f"cell {i}" for i in range(40)], seeds=5, epochs=20, updates=60)
+    folder = study_folder(tmp_path, [f"cell {i}" for i in range(40)], seeds=5, epochs=10, updates=30)
     page = report.write(folder)
     assert page.stat().st_size <= 6e6
     tab = browser.new_page()

@@ -5,8 +5,10 @@ import json
 import math
 import re
 from html.parser import HTMLParser
-from itertools import pairwise
+from itertools import combinations, pairwise
+from pathlib import Path
 
+import numpy as np
 import pytest
 from hostile_names import HOSTILE
 from scipy import stats
@@ -216,6 +218,24 @@ def test_warm_starts_are_drawn_against_their_switch_with_the_controls_at_both_en
     assert [series.y[0] for series in accuracy.views[0].series] == [c.estimates["test_accuracy"].value for c in cells]
     assert [view.name for view in sharpness.views] == ["λ_max (running)", "ASAM's (running)"]
     assert switch_figures(study) == []
+
+
+def test_lines_are_told_apart_by_all_eyes():
+    """Deutan and protan sight by the matrices of Machado et al. 2009, for linear RGB; distances in CIELAB."""
+    script = (Path(report.__file__).parent / "template" / "page.js").read_text()
+    codes = re.findall(r"#[0-9a-f]{6}", re.search(r"COLOURS = \[(.*?)\]", script)[1])
+    srgb = np.array([[int(code[i : i + 2], 16) / 255 for i in (1, 3, 5)] for code in codes])
+    linear = np.where(srgb <= 0.04045, srgb / 12.92, ((srgb + 0.055) / 1.055) ** 2.4)
+    to_xyz = np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]])
+    deutan = [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.011820, 0.042940, 0.968881]]
+    protan = [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]]
+    for eye in (np.eye(3), np.array(deutan), np.array(protan)):
+        cube = np.cbrt((linear @ eye.T).clip(0, 1) @ to_xyz.T / [0.9505, 1.0, 1.089])
+        lab = np.stack([116 * cube[:, 1], 500 * (cube[:, 0] - cube[:, 1]), 200 * (cube[:, 1] - cube[:, 2])], axis=1)
+        assert min(np.linalg.norm(one - other) for one, other in combinations(lab, 2)) > 20
+    light = linear @ to_xyz[1]
+    assert (1.05 / (light + 0.05)).min() >= 3
+    assert ((light + 0.05) / (0.0086 + 0.05)).min() >= 3  # on the dark page, #14171c
 
 
 def test_references_are_those_of_what_is_shown(hostile_folder):

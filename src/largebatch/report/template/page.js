@@ -5,8 +5,8 @@
   "use strict";
   const page = JSON.parse(document.getElementById("data").textContent);
   const root = document.documentElement;
-  // Okabe and Ito 2008, the light ones deepened: at least 3:1 on white and on the dark page. Dashes and symbols repeat what they say.
-  const COLOURS = ["#0f7fc2", "#d55e00", "#00936b", "#bf5f97", "#a57c00", "#7c6fd0", "#7a7f87"];
+  // Found by search: 25 or more apart in CIELAB also for the colour-blind, and 3:1 on the light and on the dark page.
+  const COLOURS = ["#0f7fc2", "#d55e00", "#3ca0b4", "#821eff", "#64695f", "#d27d5a"];
   const DASHES = ["solid", "dash", "dot", "dashdot", "longdash"];
   const SYMBOLS = ["circle", "square", "diamond", "triangle-up", "x", "triangle-down", "cross"];
   const SHAPES = ["M9 6a5 5 0 1 0 10 0a5 5 0 1 0-10 0", "M10 2h8v8h-8z", "M14 0l6 6-6 6-6-6z", "M14 1l6 10H8z",
@@ -36,7 +36,7 @@
   function look(place) {
     const round = Math.floor(place / COLOURS.length);
     return { colour: COLOURS[place % COLOURS.length], dash: DASHES[round % DASHES.length],
-      symbol: (place + round) % SYMBOLS.length };
+      symbol: place % SYMBOLS.length };
   }
 
   function mark(place, dash) {
