@@ -6,7 +6,6 @@ factor W.
 
 import argparse
 import math
-import os
 from dataclasses import dataclass
 
 import torch
@@ -222,7 +221,8 @@ class Loop:
 def main(words=None):
     options = arguments(words)
     bug = options.bug
-    if not dist.is_initialized():
+    joined = not dist.is_initialized()
+    if joined:
         dist.init_process_group("gloo")
     rank, size = dist.get_rank(), dist.get_world_size()
     torch.manual_seed(options.seed + (rank if bug == "parameters_differ" else 0))
@@ -253,6 +253,8 @@ def main(words=None):
         next(batches, None)
         if options.schedule == "staircase":
             loop.scheduler.step()
+    if joined:
+        dist.destroy_process_group()
 
 
 def correct_momentum(optimizer):
@@ -267,5 +269,3 @@ def correct_momentum(optimizer):
 
 if __name__ == "__main__":
     main()
-    if os.environ.get("TORCHELASTIC_RUN_ID"):
-        dist.destroy_process_group()
