@@ -1,6 +1,5 @@
 """Many gallery loops inside one set of processes: each is watched by a recorder of its own."""
 
-import gc
 import os
 from pathlib import Path
 
@@ -35,7 +34,6 @@ def _observe_all(loops, size, settings):
 
 
 def _observe(words, settings):
-    gc.collect()  # not in the middle of the next loop's backward pass: what it left holds reducers
     recorder = Recorder(**settings)
     outcome = observe(str(GALLERY / words[0]), list(words[1:]), recorder)
     if outcome["how"] not in ("enough", "ended"):
