@@ -42,6 +42,7 @@ def plain(recipe: Recipe, seed: int) -> float:
     torch.manual_seed(seed)
     model = task.model()
     optimizer = train.build_optimizer(model, recipe)
+    assert isinstance(optimizer, torch.optim.SGD | torch.optim.Adam)
     scheduler = train.build_scheduler(optimizer, recipe, train_size=len(task.train[1]))
     accuracy = 0.0
     for _ in range(int(recipe.duration.value)):
