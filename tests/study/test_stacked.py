@@ -109,7 +109,7 @@ def test_one_diverges_and_the_others_go_on(tmp_path):
     found = json.loads((folder / "result.json").read_text())
     assert (found["status"], found["updates"]) == ("diverged", run.updates)
     assert found["reason"].startswith("diverged at step")
-    assert found["reason"].split(";")[0] == run.reason.split(";")[0]
+    assert found["reason"].split(":")[0] == run.reason.split(":")[0]  # the losses themselves are chaotic by then
 
 
 def test_a_finished_stacked_run_is_found_by_fit(tmp_path):
