@@ -54,9 +54,8 @@ def test_only_one_file_speaks_to_other_ranks(path):
     speaks = "torch.distributed" in {
         name
         for node in ast.walk(ast.parse(path.read_text()))
-        for name in (
-            [node.module] if isinstance(node, ast.ImportFrom) else [a.name for a in getattr(node, "names", [])]
-        )
+        if isinstance(node, ast.Import | ast.ImportFrom)
+        for name in ([node.module] if isinstance(node, ast.ImportFrom) else [a.name for a in node.names])
         if name
     }
     assert speaks == (path.name == "_collective.py")

@@ -131,7 +131,7 @@ def test_a_level_line_explains_nothing_and_groups_without_spread_say_so():
         (paired_ratio, [1.0, math.nan, 2.0], [1.0] * 3, r"a: expected finite values, got a\[1\] = nan"),
         (welch_ratio, [1.0, 2.0, -math.inf], [1.0] * 3, r"a: expected positive values, got a\[2\] = -inf"),
         (welch_difference, [1.0, 2.0], [1.0], r"a: expected at least 3 .*\n  b: expected at least 3"),
-        (line_fit, [1.0, 2.0], [1.0], "line through points:\n  x, y: expected at least 3 points, .* got 2 and 1 values"),
+        (line_fit, [1.0, 2.0], [1.0], "line through points: 1 mistake\n  x, y: expected at least 3 points, .* got 2 and 1 values"),
         (line_fit, [1.0, 1.0, 1.0], [1.0, 2.0, 3.0], "x: expected values that differ, all are 1.0; a line"),
         (line_fit, [1.0, 2.0, math.inf], [1.0, math.nan, 3.0],
          r"expected finite values, got x\[2\] = inf, y\[1\] = nan; leave these points out"),
@@ -180,7 +180,7 @@ def test_equal_values_say_so():
         ([], 0.95, r"values: expected at least 1 value\(s\), one per seed, got 0; run more seeds"),
         ([1.0, math.nan, math.inf], 0.95, r"values: expected finite values, got values\[1\] = nan, values\[2\] = inf"),
         ([1.0, 2.0], 95, "level: expected a probability between 0 and 1, got 95"),
-        ([math.nan], 0, "interval over seeds:\n  values: expected finite.*\n  level: expected"),
+        ([math.nan], 0, "interval over seeds: 2 mistakes\n  values: expected finite.*\n  level: expected"),
     ],
 )
 def test_wrong_values_are_refused(values, level, message):

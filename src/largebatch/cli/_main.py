@@ -96,6 +96,8 @@ def _run(verb: Verb, name: str, rest: list[str]) -> int:
         command = tyro.cli(verb.command, args=rest, prog=f"largebatch {name}", config=markers)
     except SystemExit as stop:
         return int(stop.code or 0)
+    except KeyboardInterrupt:
+        return 130
     try:
         return verb.action(command)
     except KeyboardInterrupt:

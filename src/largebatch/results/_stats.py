@@ -11,6 +11,7 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from largebatch.results._mistakes import refuse
 from largebatch.results._result import Estimate, Result
 
 __all__ = [
@@ -20,7 +21,6 @@ __all__ = [
     "mean_interval",
     "paired_difference",
     "paired_ratio",
-    "refuse",
     "t_quantile",
     "welch_difference",
     "welch_ratio",
@@ -40,7 +40,7 @@ def mean_interval(values: Sequence[float], *, level: float = 0.95, unit: str = "
     Raises:
         ValueError: no values, values that are not finite, a level outside (0, 1); all are told.
     """
-    refuse(_mistakes(values, "values", 1) + level_mistakes(level))
+    refuse("interval over seeds", _mistakes(values, "values", 1) + level_mistakes(level))
     n, mean = len(values), statistics.fmean(values)
     if n == 1:
         note = "one seed has no interval: run at least 2, and 3 to compare"
@@ -66,7 +66,7 @@ def paired_difference(a: Sequence[float], b: Sequence[float], *, level: float = 
         mistakes.append(
             f"a, b: expected one value each per seed, got {len(a)} and {len(b)}; compare only seeds that both have"
         )
-    refuse(mistakes)
+    refuse("interval over seeds", mistakes)
     return mean_interval([x - y for x, y in zip(a, b, strict=True)], level=level, unit=unit)
 
 
@@ -83,7 +83,7 @@ def paired_ratio(a: Sequence[float], b: Sequence[float], *, level: float = 0.95)
     Raises:
         ValueError: values that are not positive, and all that `paired_difference` refuses.
     """
-    refuse(_not_positive(a, "a") + _not_positive(b, "b"))
+    refuse("interval over seeds", _not_positive(a, "a") + _not_positive(b, "b"))
     return _exponential(paired_difference(_logs(a), _logs(b), level=level))
 
 
@@ -102,7 +102,7 @@ def welch_difference(a: Sequence[float], b: Sequence[float], *, level: float = 0
     Raises:
         ValueError: fewer than 3 values in a group, values that are not finite, a level outside (0, 1); all are told.
     """
-    refuse(_mistakes(a, "a", 3) + _mistakes(b, "b", 3) + level_mistakes(level))
+    refuse("interval over seeds", _mistakes(a, "a", 3) + _mistakes(b, "b", 3) + level_mistakes(level))
     n = min(len(a), len(b))
     value = statistics.fmean(a) - statistics.fmean(b)
     parts = [statistics.variance(group) / len(group) for group in (a, b)]
@@ -121,7 +121,7 @@ def welch_ratio(a: Sequence[float], b: Sequence[float], *, level: float = 0.95) 
     Raises:
         ValueError: values that are not positive, and all that `welch_difference` refuses.
     """
-    refuse(_not_positive(a, "a") + _not_positive(b, "b"))
+    refuse("interval over seeds", _not_positive(a, "a") + _not_positive(b, "b"))
     return _exponential(welch_difference(_logs(a), _logs(b), level=level))
 
 
@@ -155,7 +155,7 @@ def line_fit(x: Sequence[float], y: Sequence[float]) -> LineFit:
         mistakes.append(f"expected finite values, got {', '.join(bad)}; leave these points out")
     elif len(set(x)) == 1:
         mistakes.append(f"x: expected values that differ, all are {x[0]}; a line through them has no slope")
-    refuse(mistakes, "line through points")
+    refuse("line through points", mistakes)
     slope, intercept = statistics.linear_regression(x, y)
     mean = statistics.fmean(y)
     total = math.fsum((v - mean) ** 2 for v in y)
@@ -193,16 +193,6 @@ def _mistakes(values: Sequence[float], name: str, fewest: int) -> list[str]:
 def level_mistakes(level: float) -> list[str]:
     """What is wrong with a level, for `refuse`."""
     return [] if 0 < level < 1 else [f"level: expected a probability between 0 and 1, got {level}; usual is 0.95"]
-
-
-def refuse(mistakes: list[str], subject: str = "interval over seeds") -> None:
-    """Raise with all mistakes together, if there are any.
-
-    Raises:
-        ValueError: there are.
-    """
-    if mistakes:
-        raise ValueError("\n  ".join([f"{subject}:", *mistakes]))
 
 
 def t_quantile(degrees_of_freedom: float, probability: float) -> float:

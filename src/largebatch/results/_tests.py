@@ -11,8 +11,9 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from largebatch.results._mistakes import refuse
 from largebatch.results._result import Estimate, Result
-from largebatch.results._stats import level_mistakes, paired_difference, refuse, t_quantile
+from largebatch.results._stats import level_mistakes, paired_difference, t_quantile
 
 __all__ = ["NonInferiority", "fieller_share", "holm", "non_inferiority", "paired_p_value", "seeds_to_settle"]
 
@@ -106,7 +107,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
         ValueError: a p-value outside [0, 1].
     """
     bad = [f"p_values[{i}] = {p}" for i, p in enumerate(p_values) if not math.isnan(p) and not 0 <= p <= 1]
-    refuse([f"expected probabilities from 0 to 1, got {', '.join(bad)}; give p-values"] if bad else [], "Holm")
+    refuse("Holm", [f"expected probabilities from 0 to 1, got {', '.join(bad)}; give p-values"] if bad else [])
     adjusted = [math.nan] * len(p_values)
     largest = 0.0
     known = sorted((p, i) for i, p in enumerate(p_values) if not math.isnan(p))
@@ -138,7 +139,7 @@ def seeds_to_settle(
     mistakes = level_mistakes(level) + [text.replace("level", "power", 1) for text in level_mistakes(power)]
     if len(differences) < 3:
         mistakes.append(f"differences: expected at least 3, one per seed, got {len(differences)}; run more seeds")
-    refuse(mistakes)
+    refuse("interval over seeds", mistakes)
     spread = statistics.stdev(differences)
     effect = abs(statistics.fmean(differences) - threshold)
     if spread == 0 or effect == 0:
