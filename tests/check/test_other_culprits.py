@@ -2,11 +2,14 @@
 
 import numpy as np
 import pytest
+import torch
 from loop_evidence import run, scaled, update
+from torch.utils import data
 
 from largebatch.check._evidence import Epoch, FirstStep, MicroBatch, Parameter, Step
 from largebatch.check._judge import findings
 from largebatch.check._reference import reference
+from largebatch.check._samplers import described_sampler
 
 N = 16
 
@@ -72,6 +75,39 @@ def test_samples_never_seen():
     assert "samples_never_seen" in names(with_updates)
     dropped = read((ORDER[:7], ORDER[7:15]), (OTHER[:7], OTHER[7:15]))  # less than a batch, and others next time
     assert names(dropped) == []
+
+
+def test_a_sampler_that_repeats_on_purpose_is_not_called_padding():
+    drawn = np.random.default_rng(2).integers(N, size=N).tolist()
+    for evidence in (read((drawn,)), read((drawn[:8], drawn[8:])), read((ORDER + ORDER[:1],))):
+        assert [(f.culprit, f.severity) for f in findings(evidence) if f.culprit != "samples_never_seen"] == [
+            ("samples_repeated", "unusual")
+        ]
+
+
+def test_samples_that_a_sampler_leaves_out_on_purpose():
+    half = (ORDER[:4], ORDER[4:8])
+    assert names(read(half)) == ["samples_never_seen"]
+    assert names(read(half, population=tuple(ORDER[:8]))) == []
+    assert names(read(half, population=tuple(ORDER[:12]))) == ["samples_never_seen"]
+    assert [f.severity for f in findings(read(half, has_own_sampler=True))] == ["unusual"]
+
+
+@pytest.mark.parametrize(
+    ("sampler", "population", "on_purpose", "is_own"),
+    [
+        (data.SubsetRandomSampler(range(4)), [0, 1, 2, 3], False, False),
+        (data.RandomSampler(range(N), num_samples=4), [], True, False),
+        (data.RandomSampler(range(N)), [], False, False),
+        (data.WeightedRandomSampler([1.0] * N, 4, replacement=False), [], True, False),
+        (data.DistributedSampler(range(N), 2, 0), [], False, False),
+        (list(range(4)), [], False, True),
+    ],
+)
+def test_what_a_sampler_is_meant_to_read(sampler, population, on_purpose, is_own):
+    loader = data.DataLoader(data.TensorDataset(torch.zeros(N)), sampler=sampler)
+    told = described_sampler(loader)
+    assert told == {"with_replacement": on_purpose, "population": population, "has_own_sampler": is_own}
 
 
 def test_the_same_permutation_every_epoch():

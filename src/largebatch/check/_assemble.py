@@ -36,11 +36,19 @@ def assemble(records: Sequence[Record]) -> Evidence:
         optimizer=first["optimizer"],
         data_size=max(record["data_size"] for record in used),
         with_replacement=any(record["with_replacement"] for record in used),
+        population=_population(used),
+        has_own_sampler=any(record["has_own_sampler"] for record in used),
         has_batch_norm=first["has_batch_norm"],
         unit="tokens" if _counts_tokens(first) else "samples",
         is_distributed=is_distributed,
         replicas=replicas,
     )
+
+
+def _population(records: Sequence[Record]) -> tuple[int, ...]:
+    """What all ranks' samplers draw from; () if one of them draws from everything."""
+    each = [record["population"] for record in records]
+    return tuple(sorted({index for indices in each for index in indices})) if all(each) else ()
 
 
 def _aligned(records: Sequence[Record]) -> list[list[tuple[int, Mapping[str, Any]]]]:

@@ -53,25 +53,44 @@ def scheduler_steps_per_worker(run: Evidence) -> Finding | None:
 
 
 def momentum_corrected_in_sgd(run: Evidence) -> Finding | None:
-    """The buffer or the momentum of torch.optim.SGD is multiplied by the change of the rate."""
-    for before, update in zip(run.updates, run.updates[1:], strict=False):
-        for earlier, step in zip(before.steps, update.steps, strict=False):
-            if not (earlier.rates and step.rates and earlier.rates[0] and step.momenta):
-                continue
-            change = step.rates[0] / earlier.rates[0]
-            if is_close(change, 1):
-                continue
-            usual = Counter(s.momenta[0] for u in run.updates for s in u.steps if s.momenta and u is not update)
-            scaled = any(is_close(step.momenta[0], m * change) for m in usual if m)
-            if is_close(step.buffer_drift, change, 1e-3) or scaled:
-                return Finding(
-                    "momentum_corrected_in_sgd", "wrong",
-                    f"update {update.number}: the rate changed by {change:.4g} and so did "
-                    f"{'the momentum' if scaled else 'the momentum buffer'} of torch.optim.SGD",
-                    "leave it alone: torch.optim.SGD keeps the rate outside its buffer, so the buffer needs no correction",
-                    update=update.number, rank=step.rank, ratio=change,
-                )  # fmt: skip
-    return None
+    """The buffer or the momentum of torch.optim.SGD is multiplied by the change of the rate.
+
+    In most changes: a schedule that cycles the momentum against the rate (OneCycleLR) meets the ratio once by chance.
+    """
+    changes = _changes(run)
+    corrected = [
+        (update, step, change, scaled)
+        for update, step, change in changes
+        if (scaled := _is_scaled(run, update, step, change)) or is_close(step.buffer_drift, change, 1e-3)
+    ]
+    if not corrected or 2 * len(corrected) <= len(changes):
+        return None
+    update, step, change, scaled = corrected[0]
+    return Finding(
+        "momentum_corrected_in_sgd", "wrong",
+        f"update {update.number}: the rate changed by {change:.4g} and so did "
+        f"{'the momentum' if scaled else 'the momentum buffer'} of torch.optim.SGD",
+        "leave it alone: torch.optim.SGD keeps the rate outside its buffer, so the buffer needs no correction",
+        update=update.number, rank=step.rank, ratio=change,
+    )  # fmt: skip
+
+
+def _changes(run: Evidence) -> list[tuple[Update, Step, float]]:
+    """Steps of torch.optim.SGD at another rate than the step before, and by what it changed."""
+    return [
+        (update, step, step.rates[0] / earlier.rates[0])
+        for before, update in zip(run.updates, run.updates[1:], strict=False)
+        for earlier, step in zip(before.steps, update.steps, strict=False)
+        if earlier.rates and step.rates and earlier.rates[0] and step.momenta
+        and not is_close(step.rates[0] / earlier.rates[0], 1)
+    ]  # fmt: skip
+
+
+def _is_scaled(run: Evidence, update: Update, step: Step, change: float) -> bool:
+    """Whether a step's momentum is the usual one of the other updates times the change of the rate."""
+    others = Counter(s.momenta[0] for u in run.updates for s in u.steps if s.momenta and u is not update)
+    usual = others.most_common(1)[0][0] if others else 0.0
+    return usual != 0 and is_close(step.momenta[0], usual * change)
 
 
 def warmup_is_a_staircase(run: Evidence) -> Finding | None:

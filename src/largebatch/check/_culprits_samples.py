@@ -15,6 +15,7 @@ __all__ = [
     "not_shuffled",
     "same_order_every_epoch",
     "samples_never_seen",
+    "samples_repeated",
     "workers_read_same_data",
 ]
 
@@ -65,18 +66,13 @@ def _same_in_an_update(run: Evidence) -> tuple[int, float] | None:
 
 
 def duplicates_from_padding(run: Evidence) -> Finding | None:
-    """Samples that are read twice so that all ranks have the same number."""
-    whole = _whole_epoch(run)
-    if run.with_replacement or not whole or workers_read_same_data(run) is not None:
+    """Samples that are read twice so that all ranks have the same number: in the last batches, less than one a rank."""
+    evidence = _repeated(run)
+    if not evidence or not _is_padding(run):
         return None
-    counts = Counter(index for epoch in whole for index in epoch.indices)
-    twice = sorted(index for index, count in counts.items() if count > 1)
-    if not twice:
-        return None
-    named = ", ".join(map(str, twice[:5])) + (", …" if len(twice) > 5 else "")
     return Finding(
         "duplicates_from_padding", "wrong",
-        f"in one epoch {len(twice)} of {len(counts)} samples were read more than once ({named})",
+        evidence,
         "DistributedSampler (drop_last=False) and Accelerate (even_batches=True) repeat samples until all workers have "
         "equally "
         "many: choose a data size that the workers divide, drop_last=True, or unequal shares with the loss weighted by "
@@ -84,12 +80,45 @@ def duplicates_from_padding(run: Evidence) -> Finding | None:
     )  # fmt: skip
 
 
+def samples_repeated(run: Evidence) -> Finding | None:
+    """Samples that are read twice, and not to make ranks equal: weighted and balanced samplers do so."""
+    evidence = _repeated(run)
+    if not evidence or _is_padding(run):
+        return None
+    return Finding(
+        "samples_repeated", "unusual", evidence,
+        "nothing, if your sampler draws with replacement or balances classes; otherwise let it read each sample once",
+    )  # fmt: skip
+
+
+def _repeated(run: Evidence) -> str:
+    """What was read more than once in a whole epoch, in words; "" if nothing was, or on purpose."""
+    whole = _whole_epoch(run)
+    if run.with_replacement or not whole or workers_read_same_data(run) is not None:
+        return ""
+    counts = Counter(index for epoch in whole for index in epoch.indices)
+    twice = sorted(index for index, count in counts.items() if count > 1)
+    named = ", ".join(map(str, twice[:5])) + (", …" if len(twice) > 5 else "")
+    return f"in one epoch {len(twice)} of {len(counts)} samples were read more than once ({named})" if twice else ""
+
+
+def _is_padding(run: Evidence) -> bool:
+    whole = _whole_epoch(run)
+    batch = max((sum(part.samples for part in update.micro_batches if part.rank == rank)
+                 for update in run.updates for rank in range(run.world_size)), default=1)  # fmt: skip
+    read = [index for epoch in whole for index in epoch.indices]
+    before_last = [index for epoch in whole for index in epoch.indices[:-batch]]
+    surplus = len(read) - len(set(read))
+    return run.world_size > 1 and surplus < run.world_size * batch and len(set(before_last)) == len(before_last)
+
+
 def samples_never_seen(run: Evidence) -> Finding | None:
     """Samples that no rank reads. What a reshuffled epoch drops for want of a full batch comes up in another."""
     whole = _whole_epoch(run)
     if not whole or not run.data_size or run.with_replacement:
         return None
-    missing = sorted(set(range(run.data_size)) - {index for epoch in whole for index in epoch.indices})
+    population = run.population or range(run.data_size)
+    missing = sorted(set(population) - {index for epoch in whole for index in epoch.indices})
     batch = max((update.samples for update in run.updates), default=0) * max(1, run.accumulation)
     reshuffled = (
         len(_epoch(run, 2)) == run.world_size and same_order_every_epoch(run) is None and not_shuffled(run) is None
@@ -98,8 +127,8 @@ def samples_never_seen(run: Evidence) -> Finding | None:
         return None
     named = ", ".join(map(str, missing[:5])) + (", …" if len(missing) > 5 else "")
     return Finding(
-        "samples_never_seen", "wrong",
-        f"{len(missing)} of {run.data_size} samples were read by no worker in a whole epoch ({named})",
+        "samples_never_seen", "unusual" if run.has_own_sampler else "wrong",
+        f"{len(missing)} of {len(population)} samples were read by no worker in a whole epoch ({named})",
         "split one permutation of all the data over the workers; drop_last without reshuffling drops the same samples "
         "for ever",
     )  # fmt: skip

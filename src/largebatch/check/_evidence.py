@@ -188,7 +188,9 @@ class Evidence:
 
     Args:
         data_size: samples in the training data; 0 where it could not be told.
-        with_replacement: the sampler repeats samples on purpose.
+        with_replacement: the sampler repeats or leaves out samples on purpose.
+        population: positions that the samplers draw from; () for all of the data.
+        has_own_sampler: it is none that is known to go through all of them once.
         has_batch_norm: statistics over the batch.
         unit: what `count` counts: "samples" or "tokens".
         is_distributed: the script joined a process group.
@@ -203,6 +205,8 @@ class Evidence:
     optimizer: str = ""
     data_size: int = 0
     with_replacement: bool = False
+    population: tuple[int, ...] = ()
+    has_own_sampler: bool = False
     has_batch_norm: bool = False
     unit: str = "samples"
     is_distributed: bool = True

@@ -46,6 +46,7 @@ FACTOR: tuple[FactorCulprit, ...] = (
 OTHER: tuple[Culprit, ...] = (
     samples.workers_read_same_data,
     samples.duplicates_from_padding,
+    samples.samples_repeated,
     samples.samples_never_seen,
     samples.same_order_every_epoch,
     samples.augmentation_same_on_workers,
@@ -95,6 +96,7 @@ def _without_consequences(found: list[Finding]) -> list[Finding]:
     follows: dict[str, set[str]] = {
         "parameters_differ": {"gradients_not_averaged"},
         "duplicates_from_padding": {"workers_read_same_data"},
+        "samples_repeated": {"workers_read_same_data"},
     }
     follows |= {name: {"decay_scaled_with_loss"} for name in (*factor.FACTORS, "unknown_factor")}
     kept: list[Finding] = []

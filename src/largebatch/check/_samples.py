@@ -21,6 +21,7 @@ from torch.utils.data.dataloader import _BaseDataLoaderIter
 
 from largebatch.check._patches import replaced
 from largebatch.check._reference import tensors_in
+from largebatch.check._samplers import described_sampler, size_of
 
 __all__ = ["Batch", "Origin", "Reading", "SampleLog", "random_state_digests"]
 
@@ -133,15 +134,14 @@ class SampleLog:
     def described(self) -> dict[str, Any]:
         """What was read in each epoch, and of which data."""
         loader = self.training[0].loader if self.training else None
-        sampler = getattr(loader, "sampler", None)
         return {
             "epochs": [
                 {"number": reading.number, "indices": list(reading.indices), "is_complete": reading.is_complete}
                 for reading in self.training
                 if reading.indices
             ],
-            "data_size": _size(loader),
-            "with_replacement": bool(getattr(sampler, "replacement", False)),
+            "data_size": size_of(loader),
+            **described_sampler(loader),
         }
 
     def _by_memory(self, values: Sequence[Any], rows: int) -> Origin | None:
@@ -217,14 +217,6 @@ class SampleLog:
                 reading.loader.dataset[indices[0]]
                 self._is_random = bool(_drawn_from(before))
         return (f"{iterator._base_seed}:{reading.batches}",) if self._is_random else ()
-
-
-def _size(loader: "DataLoader[Any] | None") -> int:
-    """Samples; 0 where the data set cannot tell."""
-    try:
-        return len(loader.dataset) if loader is not None else 0  # pyright: ignore[reportArgumentType]
-    except TypeError:
-        return 0
 
 
 def _as_indices(asked: Any) -> tuple[int, ...]:
