@@ -125,7 +125,9 @@ def test_momentum_that_is_cycled_against_the_rate_is_no_correction():
     cycle = [(0.04, 0.95), (0.1, 0.85), (0.0997, 0.8505), (0.0994, 0.851), (0.05, 0.9), (0.01, 0.94)]
     ones = steps(*({"rates": (rate,), "momenta": (m,)} for rate, m in cycle))
     assert findings(ones) == ()
-    by_chance = steps(*({"rates": (rate,), "momenta": (m,)} for rate, m in [*cycle, (0.009, 0.94 * 0.9), (0.008, 0.95)]))
+    by_chance = steps(
+        *({"rates": (rate,), "momenta": (m,)} for rate, m in [*cycle, (0.009, 0.94 * 0.9), (0.008, 0.95)])
+    )
     assert findings(by_chance) == ()
 
 
