@@ -49,7 +49,7 @@ def explanations(run: Evidence, other: Evidence | None = None) -> list[tuple[str
 
 def _explanations(runs: list[Evidence]) -> list[tuple[str, ...]]:
     seen = [(update, fit, run) for run in runs for update, fit in _scaled(run)]
-    if all(is_close(fit.scale, 1) for _, fit, _ in seen):
+    if all(_is_factor(update, fit, 1) for update, fit, _ in seen):
         return []
     singles = [(name,) for name, factor in FACTORS.items() if _agrees([factor], seen)]
     if any(_agrees([factor], seen) for factor in _COUNTS):
@@ -67,9 +67,15 @@ def _scaled(run: Evidence) -> list[tuple[Update, Fit]]:
     return [(update, fit) for update, fit in fits(run) if fit.weighting]
 
 
+def _is_factor(update: Update, fit: Fit, factor: float) -> bool:
+    """Up to rounding, which is coarse in half precision."""
+    return is_close(fit.scale, factor, max(2e-3, update.tolerance))
+
+
 def _agrees(factors: list[Factor], seen: list[tuple[Update, Fit, Evidence]]) -> bool:
     return all(
-        is_close(fit.scale, float(np.prod([factor(update, run) for factor in factors]))) for update, fit, run in seen
+        _is_factor(update, fit, float(np.prod([factor(update, run) for factor in factors])))
+        for update, fit, run in seen
     )
 
 
@@ -79,7 +85,7 @@ def _matters(name: str, seen: list[tuple[Update, Fit, Evidence]]) -> bool:
 
 def _first_off(run: Evidence) -> tuple[Update, Fit] | None:
     """The update whose factor is farthest from 1; the first of equals."""
-    off = [(update, fit) for update, fit in _scaled(run) if not is_close(fit.scale, 1)]
+    off = [(update, fit) for update, fit in _scaled(run) if not _is_factor(update, fit, 1)]
     return max(off, key=lambda pair: round(abs(np.log(abs(pair[1].scale))), 6), default=None)
 
 

@@ -239,7 +239,7 @@ class Recorder:
             "step": self._optimizers.events(),
             "sums": [],
             "is_moved": False,
-            "tolerance": max(done.tolerance for done in window),
+            "tolerance": max(done.tolerance(self._reference.module) for done in window),
         }
         self._updates.append(update)
         self._is_open = True

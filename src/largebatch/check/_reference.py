@@ -65,7 +65,15 @@ class ExampleLoss(Reference):
         return self.module(*args, **kwargs)
 
     def loss_sum(self, output: Any, targets: Any, samples: int) -> tuple[Tensor, float]:
-        values, weights = weigh(self.loss(output, targets), samples)
+        try:
+            result = self.loss(output, targets)
+        except Exception as error:
+            raise RuntimeError(
+                f"the loss given to check.reference raised {type(error).__name__}: {error}; it was called with what the "
+                f"model returned ({type(output).__name__}) and what the data set gives beside the inputs "
+                f"({type(targets).__name__})"
+            ) from error
+        values, weights = weigh(result, samples)
         summed, count = total(values, weights)
         return summed, float(count)
 

@@ -7,7 +7,7 @@ from typing import Any, final
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from largebatch.check._reference import ExampleLoss, Reference, summed_gradient, tensors_in
 from largebatch.check._samples import Origin, SampleLog, kept_random_state, set_random_state
@@ -23,10 +23,13 @@ LOW_PRECISION_ROUNDING = 3e-2  # bfloat16 keeps 8 bits; a sum in another order d
 class Pass:
     """What a pass was given, and under which conditions."""
 
-    def __init__(self, args: tuple[Any, ...], kwargs: Mapping[str, Any], samples: int, origin: Origin | None):
+    def __init__(
+        self, args: tuple[Any, ...], kwargs: Mapping[str, Any], samples: int, origin: Origin | None, doubt: str = ""
+    ):
         self.args, self.kwargs = args, dict(kwargs)
         self.samples = samples
         self.origin = origin
+        self.doubt = doubt
         self.is_replayed = False
         self.weights = torch.zeros(0)
         self.random_states = torch.get_rng_state(), random.getstate(), np.random.get_state()  # noqa: NPY002
@@ -40,12 +43,10 @@ class Pass:
                 self._hook = tensor.register_hook(lambda _: tell(self))
                 return
 
-    @property
-    def tolerance(self) -> float:
+    def tolerance(self, module: nn.Module) -> float:
         """Relative error of a gradient that rounding explains."""
-        low = self.autocast is not None or any(
-            t.dtype in (torch.bfloat16, torch.float16) for t in tensors_in(self.args)
-        )
+        tensors = (*tensors_in(self.args), *module.parameters())
+        low = self.autocast is not None or any(t.dtype in (torch.bfloat16, torch.float16) for t in tensors)
         return LOW_PRECISION_ROUNDING if low else ROUNDING
 
     def described(self) -> dict[str, Any]:
@@ -62,7 +63,8 @@ class Pass:
 def begin_pass(log: SampleLog, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Pass:
     """Note a pass that is about to be made."""
     samples = next((len(t) for t in tensors_in([*args, *kwargs.values()]) if t.dim() > 0), 0)
-    return Pass(args, kwargs, samples, log.trace(args, kwargs, samples))
+    origin = log.trace(args, kwargs, samples)
+    return Pass(args, kwargs, samples, origin, log.doubt)
 
 
 def replay(reference: Reference, done: Pass) -> tuple[dict[str, Tensor], float] | str:
@@ -71,7 +73,7 @@ def replay(reference: Reference, done: Pass) -> tuple[dict[str, Tensor], float] 
     if reference.needs_targets:
         targets = done.origin.targets if done.origin else _looked_up(reference, done)
         if isinstance(targets, str):
-            return targets
+            return done.doubt or targets
     with (
         kept_random_state(),
         torch.autocast("cpu", dtype=done.autocast or torch.bfloat16, enabled=done.autocast is not None),

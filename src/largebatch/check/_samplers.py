@@ -23,8 +23,8 @@ def described_sampler(loader: "DataLoader[Any] | None") -> dict[str, Any]:
     sampler: Any = getattr(loader, "sampler", None)
     is_drawing = isinstance(sampler, RandomSampler | WeightedRandomSampler)
     return {
-        "with_replacement": is_drawing and (sampler.replacement or sampler.num_samples != size_of(loader))
-        or bool(getattr(sampler, "replacement", False)),
+        "with_replacement": bool(getattr(sampler, "replacement", False))
+        or (is_drawing and sampler.num_samples != size_of(loader)),
         "population": [int(i) for i in sampler.indices] if isinstance(sampler, SubsetRandomSampler) else [],
         "has_own_sampler": sampler is not None and type(sampler).__module__.partition(".")[0] not in KNOWN,
     }  # fmt: skip

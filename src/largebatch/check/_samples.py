@@ -1,12 +1,15 @@
 """Which samples a loop read: every DataLoader's index lists, and the way from a tensor back to its samples.
 
 Batches leave a DataLoader in the order of their index lists, whatever the number of workers or how far a trainer
-prefetches. A model's input is traced to its batch by its memory (slices share it), else by order.
+prefetches. A model's input is traced to its batch by its memory (slices share it), else by order: to the newest batch, if no
+other could be meant.
 """
 
 import hashlib
 import math
 import random
+import sys
+import weakref
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -26,19 +29,33 @@ from largebatch.check._samplers import described_sampler, size_of
 __all__ = ["Batch", "Origin", "Reading", "SampleLog", "random_state_digests"]
 
 KEPT_BATCHES = 16  # batches a trainer may hold before it uses them
+PREFETCHING = ("accelerate", "lightning", "pytorch_lightning")  # they use batches in order, some later
+AMBIGUOUS = (
+    "the model's input is no part of a batch as its loader gave it, and several batches could be its source, so that its "
+    "targets are not known; transform samples in the data set, or take one batch at a time from one loader"
+)
 
 
 @final
 class Reading:
     """One pass over a loader: what it was asked for and gave."""
 
-    def __init__(self, loader: "DataLoader[Any]"):
+    def __init__(self, loader: "DataLoader[Any]", iterator: Any):
         self.loader = loader
+        self.is_over = False
+        self.is_prefetched = False
+        self._iterator = weakref.ref(iterator)
         self.number = 0  # the epoch, from 1, once a model was trained on it
         self.asked: deque[tuple[int, ...]] = deque()
         self.indices: list[int] = []
         self.batches = 0
         self.is_complete = False
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether somebody may still take batches from it; a peek at the first batch is gone at once."""
+        iterator = self._iterator()
+        return not self.is_over and iterator is not None and iterator.__dict__.get("_largebatch_reading") is self
 
     @property
     def remaining(self) -> float:
@@ -53,8 +70,11 @@ class Reading:
 class Batch:
     """What a loader gave, kept until it has been used."""
 
-    def __init__(self, content: Any, reading: Reading, indices: tuple[int, ...], noise: tuple[str, ...]):
+    def __init__(
+        self, content: Any, reading: Reading, indices: tuple[int, ...], noise: tuple[str, ...], number: int = 0
+    ):
         self.content = content
+        self.number = number  # of all batches of this process
         self.reading = reading
         self.indices = indices
         self.noise = noise
@@ -82,8 +102,9 @@ class Origin:
         content = self.batch.content
         if isinstance(content, Mapping):
             return self._cut(content)
-        rest = cast(Sequence[Any], content)[1:] if isinstance(content, tuple | list) else ()
-        return self._cut(rest[0] if len(rest) == 1 else tuple(rest))
+        items = tuple(cast(Sequence[Any], content)) if isinstance(content, tuple | list) else (content,)
+        rest = items[1:] or items  # one tensor alone is its own target
+        return self._cut(rest[0] if len(rest) == 1 else rest)
 
     def _cut(self, value: Any) -> Any:
         if isinstance(value, Tensor):
@@ -108,6 +129,11 @@ class SampleLog:
         self._is_random: bool | None = None
         self._kept: deque[Batch] = deque(maxlen=KEPT_BATCHES)
         self._noise: tuple[str, ...] = ()
+        self._given = 0  # batches
+        self._passed = 0  # the newest batch at the last trace
+        self._current: Reading | None = None  # the one last asked for a batch
+        self.doubt = ""
+        """Why the last pass could not be traced, if several batches could be meant."""
 
     @contextmanager
     def installed(self) -> Iterator[None]:
@@ -122,7 +148,9 @@ class SampleLog:
 
     def trace(self, args: tuple[Any, ...], kwargs: Mapping[str, Any], rows: int) -> Origin | None:
         """The batch rows that a pass was given; their reading is then one that is trained on."""
+        self.doubt = ""
         origin = self._by_memory((*args, *kwargs.values()), rows) or self._by_order(rows)
+        self._passed = self._given
         if origin is not None:
             origin.batch.used = max(origin.batch.used, origin.rows.stop)
             reading = origin.batch.reading
@@ -155,10 +183,25 @@ class SampleLog:
         return None
 
     def _by_order(self, rows: int) -> Origin | None:
-        for batch in self._kept:
-            if batch.size - batch.used >= rows and batch.used < batch.size:
-                return Origin(batch, batch.used, rows)
-        return None
+        """Of the reading last asked: the newest batch with rows left, or where a trainer reads ahead the oldest."""
+        reading = self._current
+        left = [batch for batch in self._kept if batch.size - batch.used >= rows and batch.used < batch.size]
+        mine = [batch for batch in left if batch.reading is reading]
+        if reading is None or not mine:
+            return None
+        if reading.is_prefetched:
+            return Origin(mine[0], mine[0].used, rows)
+        new = [batch for batch in left if batch.number > self._passed]
+        rivals = [
+            batch for batch in new if batch is not mine[-1] and (batch.reading is reading or batch.reading.is_alive)
+        ]
+        if rivals or not (mine[-1].used or mine[-1].number > self._passed):
+            self.doubt = AMBIGUOUS
+            return None
+        return Origin(mine[-1], mine[-1].used, rows) if mine[-1].number == self._newest_of(reading) else None
+
+    def _newest_of(self, reading: Reading) -> int:
+        return max(batch.number for batch in self._kept if batch.reading is reading)
 
     # What stands in for torch's functions; `original` is the one it replaces.
 
@@ -171,7 +214,7 @@ class SampleLog:
     def _reading(self, iterator: Any) -> Reading | None:
         loader = self._loaders.get(id(iterator._index_sampler))
         if "_largebatch_reading" not in iterator.__dict__ and loader is not None:
-            iterator._largebatch_reading = Reading(loader)
+            iterator._largebatch_reading = Reading(loader, iterator)
         return iterator.__dict__.get("_largebatch_reading")
 
     def _ask(self, original: Any, iterator: Any) -> Any:
@@ -188,17 +231,20 @@ class SampleLog:
         if self.is_ending and reading.batches > 0:
             raise StopIteration
         self._noise = ()
+        self._current = reading
+        reading.is_prefetched = _caller_of_next().partition(".")[0] in PREFETCHING
         try:
             content = original(iterator)
         except StopIteration:
-            reading.is_complete = True
+            reading.is_complete = reading.is_over = True
             raise
         indices = reading.asked.popleft() if reading.asked else ()
         noise = self._noise if iterator._num_workers == 0 else self._noise_of_workers(iterator, reading, indices)
         reading.batches += 1
         reading.is_complete = reading.remaining == 0  # some trainers count and never ask for more
         reading.indices.extend(indices)
-        self._kept.append(Batch(content, reading, indices, noise))
+        self._given += 1
+        self._kept.append(Batch(content, reading, indices, noise, self._given))
         return content
 
     def _fetch(self, original: Any, fetcher: Any, asked: Any) -> Any:
@@ -211,12 +257,19 @@ class SampleLog:
 
     def _noise_of_workers(self, iterator: Any, reading: Reading, indices: tuple[int, ...]) -> tuple[str, ...]:
         """Loader workers seed themselves from the iterator's base seed; whether they draw is tried here once."""
+        if reading.loader.worker_init_fn is not None:  # it may seed them anew
+            return ()
         if self._is_random is None and indices:
             with kept_random_state():
                 before = random_state_digests()
                 reading.loader.dataset[indices[0]]
                 self._is_random = bool(_drawn_from(before))
         return (f"{iterator._base_seed}:{reading.batches}",) if self._is_random else ()
+
+
+def _caller_of_next() -> str:
+    """The module that asks for a batch: above the watcher's two frames and this one."""
+    return str(sys._getframe(3).f_globals.get("__name__", ""))
 
 
 def _as_indices(asked: Any) -> tuple[int, ...]:
