@@ -1,5 +1,8 @@
 """Each culprit of aggregation is found in evidence that has it, and not in evidence that nearly has it."""
 
+import gc
+import weakref
+
 import numpy as np
 import pytest
 from loop_evidence import run, scaled, update
@@ -125,6 +128,28 @@ def test_gradients_clipped_by_hand_are_no_unknown_factor():
     assert findings(run(*updates)) == ()
     updates[1] = scaled(0.9 * limit, number=2)
     assert [f.culprit for f in findings(run(*updates))] == ["unknown_factor"]
+
+
+def test_one_update_that_was_shortened_may_have_been_clipped_by_hand():
+    (found,) = findings(run(scaled(1), scaled(0.7, number=2), scaled(1, number=3)))
+    assert (found.culprit, found.severity) == ("unknown_factor", "unusual")
+    (found,) = findings(run(scaled(1), scaled(1.3, number=2), scaled(1, number=3)))
+    assert (found.culprit, found.severity) == ("unknown_factor", "wrong")
+
+
+def test_a_factor_that_varies_is_told_of_weighted_means():
+    varying, constant = (findings(run(scaled(1.3), scaled(s, number=2))) for s in (1.4, 1.3))
+    assert "divides by the sum of the weights" in varying[0].fix
+    assert "divides by the sum of the weights" not in constant[0].fix
+
+
+def test_what_was_judged_is_not_kept_alive():
+    judged = run(scaled(1.3))
+    update = weakref.ref(judged.updates[0])
+    assert fits(judged)
+    del judged
+    gc.collect()
+    assert update() is None
 
 
 def test_rounding_is_no_finding_and_a_thousandth_is():

@@ -44,7 +44,7 @@ FOLLOWS = {
 
 ELSEWHERE = {"trust_ratio_not_the_papers", "rate_follows_no_rule", "order_depends_on_workers", "batch_norm_batch_changes",
              "warmup_is_a_staircase", "decay_on_norm_and_bias", "unused_parameters", "not_shuffled", "weights_moved",
-             "not_distributed", "samples_repeated"}  # fmt: skip
+             "not_distributed", "samples_repeated", "passes_in_one_backward"}  # fmt: skip
 """Found in other galleries, by hand-made evidence, or by two runs."""
 
 

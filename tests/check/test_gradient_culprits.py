@@ -72,6 +72,12 @@ def test_weights_that_moved_between_pass_and_step_have_no_reference():
     assert names(moved, scaled(1, number=2)) == []
 
 
+def test_passes_that_a_loss_joins_have_no_reference_unless_it_is_their_mean():
+    (found,) = findings(run(update(extra=1.0, is_joint=True)))
+    assert (found.culprit, found.severity) == ("passes_in_one_backward", "unusual")
+    assert names(update(is_joint=True)) == []
+
+
 def clips(*clips_of_ranks, **fields):
     return tuple(Step(rank, clips=tuple(clips), **fields) for rank, clips in enumerate(clips_of_ranks))
 

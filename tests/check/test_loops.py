@@ -2,7 +2,6 @@
 
 import copy
 import json
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -16,7 +15,6 @@ from largebatch.check._assemble import assemble
 from largebatch.check._judge import findings
 from largebatch.check._record import Recorder
 from largebatch.check._run import _nothing_seen
-from largebatch.check._samples import Reading, SampleLog
 from largebatch.cli import main
 
 
@@ -148,124 +146,6 @@ def test_low_precision_is_allowed_its_rounding():
     run = assemble([recorded(train)])
     assert wrong(findings(run)) == []
     assert run.updates[0].tolerance == 3e-2
-
-
-def test_parameters_in_low_precision_are_allowed_their_rounding():
-    def train():
-        torch.manual_seed(0)
-        model = nn.Sequential(nn.Embedding(20, 16), nn.Linear(16, 3)).to(torch.bfloat16)
-        x, y = torch.randperm(20)[:16], torch.randint(0, 3, (16,))
-        check.reference(model, (x, y), each)
-        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-        for a, b in zip(x.split(4), y.split(4), strict=True):
-            (F.cross_entropy(model(a), b) / 4).backward()
-        optimizer.step()
-
-    run = assemble([recorded(train)])
-    assert wrong(findings(run)) == []
-    assert run.updates[0].tolerance == 3e-2
-
-
-def each(outputs, targets):
-    return F.cross_entropy(outputs, targets, reduction="none")
-
-
-def transforming(batches, peek=lambda loader: None, between=lambda loader: None):
-    """A loop that transforms inputs after the loader, so that they are told by their order alone."""
-
-    def train():
-        torch.manual_seed(0)
-        model = nn.Linear(4, 3)
-        data = torch.utils.data.TensorDataset(torch.randn(24, 4), torch.randint(0, 3, (24,)))
-        loader = torch.utils.data.DataLoader(data, batch_size=6, shuffle=True)
-        check.reference(model, None, each)
-        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-        held = peek(loader)
-        for _ in range(2):
-            between(loader)
-            for inputs, targets in batches(loader):
-                optimizer.zero_grad()
-                for x, y in zip(inputs.split(3), targets.split(3), strict=True):
-                    (F.cross_entropy(model(2 * x - 1), y) / 2).backward()
-                optimizer.step()
-        del held
-
-    record = recorded(train)
-    return record, assemble([record])
-
-
-def all_at_once(loader):
-    batches = list(loader)
-    yield from batches
-
-
-def beside_another(loader):
-    for pair, _ in zip(loader, loader, strict=True):
-        yield pair
-
-
-@pytest.mark.parametrize(
-    ("settings", "judged"),
-    [
-        ({}, 8),
-        ({"peek": lambda loader: next(iter(loader))}, 8),
-        ({"between": list}, 8),  # an evaluation
-        ({"peek": lambda loader: next(it := iter(loader)) and it}, 7),  # an iterator that is kept
-    ],
-)
-def test_transformed_inputs_are_traced_to_the_newest_batch(settings, judged):
-    record, run = transforming(iter, **settings)
-    assert wrong(findings(run)) == []
-    assert sum(update.is_judged for update in run.updates) == judged
-    assert bool(record["problem"]) == (judged < 8)
-
-
-@pytest.mark.parametrize("batches", [all_at_once, beside_another])
-def test_transformed_inputs_that_could_be_of_several_batches_are_not_judged(batches):
-    record, run = transforming(batches)
-    assert findings(run) == ()
-    assert not any(update.is_judged for update in run.updates)
-    assert "several batches could be its source" in record["problem"]
-
-
-def test_a_data_set_of_one_tensor_is_its_own_target():
-    def train():
-        model = nn.Linear(3, 3)
-        check.reference(model, None, lambda outputs, targets: (outputs - targets).square().sum(1))
-        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-        for x in torch.utils.data.DataLoader([*torch.randn(8, 3)], batch_size=4):
-            optimizer.zero_grad()
-            (model(x) - x).square().sum(1).mean().backward()
-            optimizer.step()
-
-    run = assemble([recorded(train)])
-    assert wrong(findings(run)) == []
-    assert sum(update.is_judged for update in run.updates) == 2
-
-
-def test_a_loss_that_raises_is_said_to_be_the_one_that_was_given():
-    def train():
-        model, x = nn.Linear(3, 2), torch.randn(8, 3)
-        check.reference(model, (x, torch.zeros(8)), lambda outputs, targets: outputs.no_such)
-        model(x).sum().backward()
-        torch.optim.SGD(model.parameters(), lr=0.1).step()
-
-    with pytest.raises(RuntimeError, match=r"the loss given to check\.reference raised AttributeError: .*no_such"):
-        recorded(train)
-
-
-def test_workers_that_are_seeded_by_the_loop_are_not_judged_by_the_seed_of_the_loader():
-    class Noisy(torch.utils.data.Dataset):
-        def __len__(self):
-            return 8
-
-        def __getitem__(self, index):
-            return torch.rand(3), 0
-
-    for seed, known in ((None, True), (print, False)):
-        loader = torch.utils.data.DataLoader(Noisy(), batch_size=4, worker_init_fn=seed)
-        reading = Reading(loader, iter(loader))
-        assert bool(SampleLog()._noise_of_workers(SimpleNamespace(_base_seed=1), reading, (0,))) == known
 
 
 def test_inputs_that_cannot_be_traced_are_said_so():

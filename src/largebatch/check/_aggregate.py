@@ -6,9 +6,11 @@ are the same where all counts are equal. A weighting is recognised up to a facto
     a = s·Σ_i c_i·G_i + λ_1·w_matrices + λ_2·w_vectors + κ·a_previous
 """
 
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import cast
 
 import numpy as np
 
@@ -96,8 +98,13 @@ def is_close(value: float, expected: float, tolerance: float = 2e-3) -> bool:
 
 
 def fits(run: Evidence) -> list[tuple[Update, Fit]]:
-    """Every update that has a reference, with what explains rank 0's gradient."""
-    return [(update, fit(update, run.world_size)) for update in run.updates if update.is_judged]
+    """Every update that has a reference, with what explains rank 0's gradient. Joint passes have one if it fits."""
+    found = [(update, fit(update, run.world_size)) for update in run.updates if update.is_judged]
+    return [
+        (update, fitted)
+        for update, fitted in found
+        if not update.is_joint or (fitted.is_exact and is_close(fitted.scale, 1, max(2e-3, update.tolerance)))
+    ]
 
 
 def fit(update: Update, world_size: int, rank: int = 0) -> Fit:
@@ -107,16 +114,22 @@ def fit(update: Update, world_size: int, rank: int = 0) -> Fit:
 
 
 class _Key:
-    """An update by identity: arrays have no hash."""
+    """An update by identity, for arrays have no hash; the cache does not keep it alive."""
 
     def __init__(self, update: Update):
-        self.update = update
+        self._update = weakref.ref(update)
+        self._id = id(update)
+
+    @property
+    def update(self) -> Update:
+        """The update; only of a key that is being looked up."""
+        return cast(Update, self._update())
 
     def __hash__(self) -> int:
-        return id(self.update)
+        return self._id
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Key) and other.update is self.update
+        return isinstance(other, _Key) and other._update() is self._update()
 
 
 @lru_cache(maxsize=4096)

@@ -82,6 +82,7 @@ def _update(number: int, parts: Sequence[tuple[int, Mapping[str, Any]]]) -> Upda
         weights=weights,
         previous=previous,
         is_moved=any(update["is_moved"] for _, update in parts),
+        is_joint=any(update["is_joint"] for _, update in parts),
         is_averaged=_spread([update["applied"] for _, update in parts if "applied" in update]) <= tolerance,
         spread=_spread([update["weights"] for _, update in parts if "weights" in update]),
         tolerance=tolerance,

@@ -17,6 +17,11 @@ __all__ = ["FACTORS", "accumulation_divided_twice", "accumulation_not_divided", 
            "loss_scale_not_removed", "mean_of_means", "not_divided_by_count", "short_last_window", "summed_over_workers",
            "unknown_factor"]  # fmt: skip
 
+WEIGHTED_MEAN = (
+    " (the factor varies: torch's mean under class weights or ignore_index divides by the sum of the weights; return "
+    "(values, w) there, the losses without their weights and w = weight[target], 0 where it is ignored)"
+)
+
 Factor = Callable[[Update, Evidence], float]
 
 FACTORS: dict[str, Factor] = {
@@ -193,12 +198,21 @@ def unknown_factor(run: Evidence, other: Evidence | None = None) -> Finding | No
     if len(norms) > 1 and max(norms) - min(norms) < 1e-3 * max(norms):
         return None
     update, fit = off
-    return Finding(
-        "unknown_factor", "wrong",
+    evidence = (
         f"update {update.number}: your gradient is {fit.scale:.4g} × the reference, which is no factor of {run.world_size} "
-        f"worker(s), {update.accumulation} micro-batch(es) or {update.counts.sum():g} {run.unit}",
+        f"worker(s), {update.accumulation} micro-batch(es) or {update.counts.sum():g} {run.unit}"
+    )
+    scales = [fit.scale for update, fit in _scaled(run) if not _is_factor(update, fit, 1)]
+    if len(scales) == 1 and fit.scale < 1:
+        return Finding(
+            "unknown_factor", "unusual", f"{evidence}: it may have been scaled by hand, as clipping does",
+            "nothing, if your loop clips gradients itself; otherwise look for a factor on the loss or on the gradients",
+            update=update.number, ratio=fit.scale,
+        )  # fmt: skip
+    return Finding(
+        "unknown_factor", "wrong", evidence,
         "look for a factor on the loss or on the gradients; a weight on the loss belongs into the loss you gave "
-        "check.reference",
+        f"check.reference{WEIGHTED_MEAN if max(scales) > 1.001 * min(scales) else ''}",
         update=update.number, ratio=fit.scale,
     )  # fmt: skip
 

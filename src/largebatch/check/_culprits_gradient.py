@@ -10,7 +10,8 @@ from largebatch.check._aggregate import Fit, fits, is_close, own_gradient, round
 from largebatch.check._evidence import Evidence, Update
 from largebatch.check._verdict import Finding
 
-__all__ = ["decay_scaled_with_loss", "gradients_not_averaged", "micro_batches_lost", "unexplained_gradient",
+__all__ = ["decay_scaled_with_loss", "gradients_not_averaged", "micro_batches_lost", "passes_in_one_backward",
+           "unexplained_gradient",
            "weights_moved", "zero_grad_forgotten"]  # fmt: skip
 
 
@@ -135,12 +136,26 @@ def unexplained_gradient(run: Evidence) -> Finding | None:
             "unexplained_gradient",
             "wrong",
             f"update {update.number}: your gradient is {100 * fit.deviation:.3g} % off the reference, and {how}",
-            "is the loss given to check.reference the one you train (class weights, label smoothing, extra terms), and "
+            "is the loss given to check.reference the one you train (class weights, label smoothing, mixup, extra terms), and "
             "are the gradients changed by hand before the step?",
             update=update.number,
             rank=rank,
         )
     return None
+
+
+def passes_in_one_backward(run: Evidence) -> Finding | None:
+    """Several forward passes in one backward pass, as R-Drop and siamese losses make them: the loss may join them."""
+    joint = next((update for update in run.updates if update.is_joint), None)
+    if joint is None or any(update is joint for update, _ in fits(run)):
+        return None
+    return Finding(
+        "passes_in_one_backward", "unusual",
+        f"update {joint.number}: one backward pass went through several forward passes, and the gradient is not the mean of "
+        "theirs; it was not held against a reference",
+        "nothing, if the loss has terms of several passes (R-Drop, siamese, contrastive): it is no sum over micro-batches",
+        update=joint.number,
+    )  # fmt: skip
 
 
 def weights_moved(run: Evidence) -> Finding | None:

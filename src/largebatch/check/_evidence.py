@@ -44,12 +44,12 @@ class MicroBatch:
 
 @dataclass(frozen=True)
 class Clip:
-    """One call of torch.nn.utils.clip_grad_norm_.
+    """One call of torch.nn.utils.clip_grad_norm_ or its relatives.
 
     Args:
         position: micro-batches of this update whose backward pass was done.
-        norm: of the gradients it was given.
-        limit: the norm they were clipped to.
+        norm: of the gradients it was given; the largest entry where entries are clipped.
+        limit: the norm, or entry, they were clipped to.
         is_scaled: they still carried the loss scale of a GradScaler.
     """
 
@@ -100,6 +100,7 @@ class Update:
         weights: (2, d), the parameters before the step: matrices, and vectors such as biases.
         previous: (d,), the gradient of the update before.
         is_moved: the weights changed between a forward pass and the step, as SAM has it: no reference then.
+        is_joint: a backward pass went through several forward passes: their losses may be joined by another than a mean.
         is_averaged: all ranks' optimisers were given the same gradient in the end, after clipping too.
         spread: largest distance between two ranks' parameters before the step, relative to their norm.
         tolerance: relative error that rounding explains.
@@ -114,6 +115,7 @@ class Update:
     weights: Vector
     previous: Vector
     is_moved: bool = False
+    is_joint: bool = False
     is_averaged: bool = True
     spread: float = 0.0
     tolerance: float = 5e-4

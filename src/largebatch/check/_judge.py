@@ -56,6 +56,7 @@ OTHER: tuple[Culprit, ...] = (
     parameters.parameters_differ,
     parameters.trust_ratio_not_the_papers,
     gradient.weights_moved,
+    gradient.passes_in_one_backward,
     samples.not_shuffled,
     rate.warmup_is_a_staircase,
     parameters.decay_on_norm_and_bias,

@@ -87,6 +87,8 @@ class Recorder:
                 stack.enter_context(frameworks_watched(self))
             for owner in (torch.nn.utils, torch.nn.utils.clip_grad):
                 stack.enter_context(replaced(owner, "clip_grad_norm_", self._clip))
+                stack.enter_context(replaced(owner, "clip_grad_value_", self._clip_values))
+            stack.enter_context(replaced(torch.nn.utils, "clip_grads_with_norm_", self._clip_with_norm))
             stack.enter_context(self._optimizers.installed(lambda: len(self._window)))
             stack.enter_context(replaced(torch.amp.GradScaler, "step", self._scaler_step))
             self._hooks.append(register_optimizer_step_pre_hook(cast(Any, self._before_step)))
@@ -239,6 +241,7 @@ class Recorder:
             "step": self._optimizers.events(),
             "sums": [],
             "is_moved": False,
+            "is_joint": len({done.backward for done in window}) < len(window),
             "tolerance": max(done.tolerance(self._reference.module) for done in window),
         }
         self._updates.append(update)
@@ -291,12 +294,31 @@ class Recorder:
     # What stands in for torch's functions
 
     def _clip(self, original: Any, parameters: Any, max_norm: float, *args: Any, **kwargs: Any) -> Any:
-        tensors = [parameters] if isinstance(parameters, Tensor) else list(parameters)
-        if self._coordinates is not None and self._window and (self._raw is None or self._raw[0] < len(self._window)):
-            self._raw = len(self._window), self._coordinates.present_gradient()
+        tensors = self._before_clipping(parameters)
         norm = original(tensors, max_norm, *args, **kwargs)
         self._optimizers.clipped(len(self._window), float(norm), float(max_norm))
         return norm
+
+    def _clip_values(self, original: Any, parameters: Any, clip_value: float, *args: Any, **kwargs: Any) -> Any:
+        tensors = self._before_clipping(parameters)
+        largest = max(
+            (float(p.grad.abs().max()) for p in tensors if p.grad is not None and p.grad.numel()), default=0.0
+        )
+        self._optimizers.clipped(len(self._window), largest, float(clip_value))
+        return original(tensors, clip_value, *args, **kwargs)
+
+    def _clip_with_norm(
+        self, original: Any, parameters: Any, max_norm: float, total_norm: Tensor, *args: Any, **kwargs: Any
+    ) -> Any:
+        tensors = self._before_clipping(parameters)
+        self._optimizers.clipped(len(self._window), float(total_norm), float(max_norm))
+        return original(tensors, max_norm, total_norm, *args, **kwargs)
+
+    def _before_clipping(self, parameters: Any) -> list[Tensor]:
+        """The tensors, which may come as a generator; what the backward passes left is kept."""
+        if self._coordinates is not None and self._window and (self._raw is None or self._raw[0] < len(self._window)):
+            self._raw = len(self._window), self._coordinates.present_gradient()
+        return [parameters] if isinstance(parameters, Tensor) else list(parameters)
 
     def _scaler_step(self, original: Any, scaler: Any, optimizer: Optimizer, *args: Any, **kwargs: Any) -> Any:
         before = self._steps

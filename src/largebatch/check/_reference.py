@@ -247,6 +247,8 @@ def reference(model: M, data: "Data | Task | None" = None, loss: Loss | None = N
         data: the training data; a data set that is read through a DataLoader may be left out (None).
         loss: (outputs, targets) → one value per example, shape (n,), or (values, weights) per token. The targets are what
             the data set gives beside the inputs: the second item of a pair, the rest of a longer tuple, a whole mapping.
+            torch's mean under class weights or ignore_index divides by the sum of the weights: return the losses without
+            their weights, and w = weight[target], 0 where it is ignored.
 
     Returns:
         The model itself.

@@ -9,8 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from largebatch.check._random_states import kept_random_state, set_random_state
 from largebatch.check._reference import ExampleLoss, Reference, summed_gradient, tensors_in
-from largebatch.check._samples import Origin, SampleLog, kept_random_state, set_random_state
+from largebatch.check._samples import Origin, SampleLog
 
 __all__ = ["Pass", "begin_pass", "replay"]
 
@@ -31,6 +32,7 @@ class Pass:
         self.origin = origin
         self.doubt = doubt
         self.is_replayed = False
+        self.backward = -1  # torch's number of the backward pass that came through the output
         self.weights = torch.zeros(0)
         self.random_states = torch.get_rng_state(), random.getstate(), np.random.get_state()  # noqa: NPY002
         self.autocast = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else None
@@ -40,8 +42,12 @@ class Pass:
         """Call `tell` once a backward pass comes through the output."""
         for tensor in tensors_in(output):
             if tensor.requires_grad:
-                self._hook = tensor.register_hook(lambda _: tell(self))
+                self._hook = tensor.register_hook(lambda _: self._differentiated(tell))
                 return
+
+    def _differentiated(self, tell: "Callable[[Pass], None]") -> None:
+        self.backward = torch._C._current_graph_task_id()
+        tell(self)
 
     def tolerance(self, module: nn.Module) -> float:
         """Relative error of a gradient that rounding explains."""

@@ -5,9 +5,7 @@ prefetches. A model's input is traced to its batch by its memory (slices share i
 other could be meant.
 """
 
-import hashlib
 import math
-import random
 import sys
 import weakref
 from collections import deque
@@ -15,18 +13,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, cast, final
 
-import numpy as np
-import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, get_worker_info
 from torch.utils.data._utils.fetch import _MapDatasetFetcher
 from torch.utils.data.dataloader import _BaseDataLoaderIter
 
 from largebatch.check._patches import replaced
+from largebatch.check._random_states import drawn_from, kept_random_state, random_state_digests
 from largebatch.check._reference import tensors_in
 from largebatch.check._samplers import described_sampler, size_of
 
-__all__ = ["Batch", "Origin", "Reading", "SampleLog", "random_state_digests"]
+__all__ = ["Batch", "Origin", "Reading", "SampleLog"]
 
 KEPT_BATCHES = 16  # batches a trainer may hold before it uses them
 PREFETCHING = ("accelerate", "lightning", "pytorch_lightning")  # they use batches in order, some later
@@ -252,7 +249,7 @@ class SampleLog:
             return original(fetcher, asked)
         before = random_state_digests()
         content = original(fetcher, asked)
-        self._noise = _drawn_from(before)
+        self._noise = drawn_from(before)
         return content
 
     def _noise_of_workers(self, iterator: Any, reading: Reading, indices: tuple[int, ...]) -> tuple[str, ...]:
@@ -263,7 +260,7 @@ class SampleLog:
             with kept_random_state():
                 before = random_state_digests()
                 reading.loader.dataset[indices[0]]
-                self._is_random = bool(_drawn_from(before))
+                self._is_random = bool(drawn_from(before))
         return (f"{iterator._base_seed}:{reading.batches}",) if self._is_random else ()
 
 
@@ -278,37 +275,3 @@ def _as_indices(asked: Any) -> tuple[int, ...]:
         return tuple(int(item) for item in items)
     except (TypeError, ValueError):
         return ()
-
-
-def random_state_digests() -> tuple[str, str, str]:
-    """Of the generators that augmentation draws from: torch's, Python's, numpy's."""
-    state = cast(tuple[Any, ...], np.random.get_state())  # noqa: NPY002
-    contents = (
-        torch.get_rng_state().numpy().tobytes(),
-        repr(random.getstate()).encode(),
-        state[1].tobytes() + str(state[2]).encode(),
-    )
-    torchs, pythons, numpys = (hashlib.blake2b(content, digest_size=8).hexdigest() for content in contents)
-    return torchs, pythons, numpys
-
-
-def _drawn_from(before: tuple[str, ...]) -> tuple[str, ...]:
-    """Digests before, of the generators that have moved since."""
-    return tuple(old for old, new in zip(before, random_state_digests(), strict=True) if old != new)
-
-
-@contextmanager
-def kept_random_state() -> Iterator[None]:
-    """Inside, random numbers may be drawn; afterwards nothing was."""
-    states = torch.get_rng_state(), random.getstate(), np.random.get_state()  # noqa: NPY002
-    try:
-        yield
-    finally:
-        set_random_state(states)
-
-
-def set_random_state(states: tuple[Tensor, Any, Any]) -> None:
-    """Of torch's, Python's and numpy's global generators."""
-    torch.set_rng_state(states[0])
-    random.setstate(states[1])
-    np.random.set_state(states[2])  # noqa: NPY002
