@@ -1,5 +1,7 @@
-"""What a pass was given is found again, or the update is not judged; a replay is allowed its rounding and leaves no trace."""
+"""What a pass was given is found again, or the update is not judged; a replay is allowed its rounding, leaves no trace."""
 
+import copy
+import io
 from types import SimpleNamespace
 
 import pytest
@@ -7,10 +9,12 @@ import torch
 from test_loops import recorded, wrong
 from torch import nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from largebatch import check
 from largebatch.check._assemble import assemble
 from largebatch.check._judge import findings
+from largebatch.check._run import _unseen
 from largebatch.check._samples import Reading, SampleLog
 
 
@@ -178,3 +182,76 @@ def test_passes_of_one_backward_are_judged_only_as_a_mean():
 
     assert [(f.culprit, f.severity) for f in findings(trained(apart))] == [("passes_in_one_backward", "unusual")]
     assert findings(trained(mean)) == ()
+
+
+class Checkpointed(nn.Module):
+    """Its middle is run again in the backward pass."""
+
+    def __init__(self, is_reentrant):
+        super().__init__()
+        self.first, self.last = nn.Linear(4, 8), nn.Linear(8, 3)
+        self.middle = nn.Sequential(nn.BatchNorm1d(8), nn.Dropout(0.3), nn.Linear(8, 8))
+        self.is_reentrant = is_reentrant
+
+    def forward(self, x):
+        return self.last(checkpoint(self.middle, self.first(x), use_reentrant=self.is_reentrant))
+
+
+@pytest.mark.parametrize("is_reentrant", [False, True])
+def test_activation_checkpointing_is_replayed_without_a_trace(is_reentrant):
+    states, records = [], []
+
+    def train(watched):
+        torch.manual_seed(0)
+        model, x, y = Checkpointed(is_reentrant), torch.randn(24, 4, requires_grad=True), torch.randint(0, 3, (24,))
+        if watched:
+            check.reference(model, (x, y), each)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        for part in torch.arange(24).split(8):
+            optimizer.zero_grad()
+            plainly(model, x[part], y[part])
+            optimizer.step()
+        states.append({**model.state_dict(), "inputs": x.grad, "random": torch.get_rng_state()})
+
+    train(False)
+    records.append(recorded(lambda: train(True)))
+    run = assemble(records)
+    assert wrong(findings(run)) == []
+    assert sum(update.is_judged for update in run.updates) == 3
+    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+
+
+def test_a_watched_model_can_be_saved_and_copied_and_the_copy_is_not_watched():
+    def train():
+        model, x, y = nn.Linear(4, 3), torch.randn(8, 4), torch.randint(0, 3, (8,))
+        check.reference(model, (x, y), each)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        plainly(model, x, y)
+        optimizer.step()
+        buffer = io.BytesIO()
+        torch.save(model, buffer)
+        buffer.seek(0)
+        for twin in (torch.load(buffer, weights_only=False), copy.deepcopy(model)):
+            plainly(twin, x, y)
+            assert torch.equal(twin.weight, model.weight)
+            torch.optim.SGD(twin.parameters(), lr=0.1).step()
+
+    assert len(recorded(train)["updates"]) == 1
+
+
+def test_a_loader_without_indices_is_told_from_no_loader():
+    class Stream(torch.utils.data.IterableDataset):
+        def __iter__(self):
+            return iter([(torch.ones(3), 0)] * 8)
+
+    def train(batches):
+        model = nn.Linear(3, 2)
+        check.reference(model, (torch.ones(1, 3), torch.zeros(1).long()), each)
+        for x, y in batches:
+            plainly(model, x, y)
+            torch.optim.SGD(model.parameters(), lr=0.1).step()
+
+    (note,) = _unseen([recorded(lambda: train(torch.utils.data.DataLoader(Stream(), batch_size=4)))], 100)
+    assert note.startswith("the data set gives no indices")
+    (note,) = _unseen([recorded(lambda: train([(torch.ones(4, 3), torch.zeros(4).long())]))], 100)
+    assert note.startswith("no DataLoader was seen")

@@ -136,8 +136,8 @@ def unexplained_gradient(run: Evidence) -> Finding | None:
             "unexplained_gradient",
             "wrong",
             f"update {update.number}: your gradient is {100 * fit.deviation:.3g} % off the reference, and {how}",
-            "is the loss given to check.reference the one you train (class weights, label smoothing, mixup, extra terms), and "
-            "are the gradients changed by hand before the step?",
+            "is the loss given to check.reference the one you train (class weights, label smoothing, mixup, extra terms), "
+            "and are the gradients changed by hand before the step?",
             update=update.number,
             rank=rank,
         )

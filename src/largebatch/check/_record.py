@@ -18,6 +18,7 @@ from torch.optim.optimizer import Optimizer, register_optimizer_step_post_hook, 
 
 from largebatch.check._coordinates import Coordinates
 from largebatch.check._frameworks import frameworks_watched
+from largebatch.check._hooks import Hook
 from largebatch.check._optimizer_state import OptimizerLog, first_steps, has_trust_ratio
 from largebatch.check._patches import replaced
 from largebatch.check._reference import Reference, StepLoss, listen
@@ -113,8 +114,8 @@ class Recorder:
         self._coordinates = Coordinates(reference.module)
         if not isinstance(reference, StepLoss):  # a trainer's own step tells of itself, by `passing`
             module = reference.module
-            self._hooks.append(module.register_forward_pre_hook(self._forward_begins, with_kwargs=True))
-            self._hooks.append(module.register_forward_hook(self._forward_ends, with_kwargs=True))
+            self._hooks.append(module.register_forward_pre_hook(Hook(self._forward_begins), with_kwargs=True))
+            self._hooks.append(module.register_forward_hook(Hook(self._forward_ends), with_kwargs=True))
 
     def passing(self, args: tuple[Any, ...], kwargs: Mapping[str, Any], run: Callable[[], Any]) -> Any:
         """Run one of a trainer's own steps, as a pass of the module that was told for it."""

@@ -13,6 +13,7 @@ from typing import Any, Protocol, TypeVar, cast, final
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils._pytree import tree_map_only
 from torch.utils.data import Dataset, TensorDataset
 
 from largebatch.core import Data, Loss, Task, spare_statistics, total, weigh
@@ -139,29 +140,54 @@ class ModelLoss(MeanLoss):
 
 
 class Pass(nn.Module):
-    """A pass as a module of its own, so that torch.func can run it with other tensors as parameters."""
+    """A pass and its gradient as a module of its own, so that torch.func can run both with other tensors as parameters.
+
+    Both, because activation checkpointing runs layers again in the backward pass.
+    """
 
     def __init__(self, reference: Reference):
         super().__init__()
         self.module = reference.module
         self._reference = reference
 
-    def forward(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
-        return self._reference.call(args, kwargs)
+    def forward(
+        self,
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+        rest: tuple[Any, int],
+        held: list[Tensor],
+        reenters: bool,
+    ) -> tuple[list[Tensor | None], float]:
+        summed, count = self._reference.loss_sum(self._reference.call(args, kwargs), *rest)
+        if not reenters:
+            return list(torch.autograd.grad(summed, held, allow_unused=True)), count
+        summed.backward()
+        return [p.grad for p in held], count
 
 
 def summed_gradient(
-    reference: Reference, args: tuple[Any, ...], kwargs: Mapping[str, Any], targets: Any, samples: int
+    reference: Reference,
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+    targets: Any,
+    samples: int,
+    *,
+    reenters: bool = False,
 ) -> tuple[dict[str, Tensor], float]:
-    """G_i by parameter name, and n_i, of one pass. Gradients, buffers and batch-norm statistics are as before."""
+    """G_i by parameter name, and n_i, of one pass. Gradients, buffers and batch-norm statistics are as before.
+
+    Args:
+        reenters: the pass has a reentrant checkpoint, which torch differentiates by backward() alone.
+    """
     module = reference.module
+    if reenters:  # backward() goes on into what the inputs came from
+        args, kwargs = tree_map_only(Tensor, lambda t: t.detach().requires_grad_(t.requires_grad), (args, kwargs))
     held = {name: p.detach().requires_grad_() for name, p in module.named_parameters() if p.requires_grad}
     buffers = {f"module.{name}": buffer.clone() for name, buffer in module.named_buffers()}
     state = {f"module.{name}": p for name, p in held.items()} | buffers
     with spare_statistics(module), torch.enable_grad():
-        output = torch.func.functional_call(Pass(reference), state, (args, kwargs))
-        summed, count = reference.loss_sum(output, targets, samples)
-    found = torch.autograd.grad(summed, list(held.values()), allow_unused=True)
+        given = args, kwargs, (targets, samples), list(held.values()), reenters
+        found, count = torch.func.functional_call(Pass(reference), state, given)
     return {name: g for name, g in zip(held, found, strict=True) if g is not None}, count
 
 

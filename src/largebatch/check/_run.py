@@ -111,8 +111,8 @@ def _nothing_seen(name: str, records: Sequence[dict[str, Any]]) -> str:
     if not first["updates"]:
         return (
             f"{first['steps']} steps were made, but none after a backward pass through the model given to "
-            "check.reference: give "
-            "it the model that is trained, before training"
+            "check.reference: give it the model that is trained, before training (a Lightning module with manual "
+            "optimization steps inside its training_step, which cannot be replayed: check its loss in a plain loop)"
         )
     if first["problem"] and not any(update["sums"] for update in first["updates"]):
         return f"no gradient could be replayed: {first['problem']}"
@@ -124,7 +124,11 @@ def _unseen(records: Sequence[dict[str, Any]], updates: int) -> tuple[str, ...]:
     first = records[0]
     epochs = first["epochs"]
     notes = [f"not every gradient could be replayed: {first['problem']}"] if first["problem"] else []
-    if not epochs:
+    if not epochs and first["loaders"]:
+        notes.append(
+            "the data set gives no indices (an iterable one has none), so the order of the samples was not checked"
+        )
+    elif not epochs:
         notes.append("no DataLoader was seen, so the order of the samples was not checked")
     elif not epochs[0]["is_complete"]:
         notes.append(

@@ -165,6 +165,7 @@ class SampleLog:
                 for reading in self.training
                 if reading.indices
             ],
+            "loaders": len(self.training),
             "data_size": size_of(loader),
             **described_sampler(loader),
         }

@@ -15,7 +15,8 @@ PLAIN = ("--no-compare", "--json", "--help", "-h")
 class CheckCommand:
     """Is my own training loop computing the gradient it should?
 
-    `largebatch check train.py [ARGUMENTS…]` runs the script as torchrun would start it, on CPUs, for a few updates.
+    `largebatch check train.py [ARGUMENTS…]` runs the script as torchrun would start it, on CPUs, for a few updates. It
+    really runs, once or several times, and may write its files: give it a folder of its own to write to.
 
     `largebatch check --optimizer module:Class` holds a LARS, LAMB or SAM against its paper.
 
