@@ -3,6 +3,7 @@
 import copy
 import io
 from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 import torch
@@ -101,7 +102,7 @@ def test_a_data_set_of_one_tensor_is_its_own_target():
         model = nn.Linear(3, 3)
         check.reference(model, None, lambda outputs, targets: (outputs - targets).square().sum(1))
         optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-        for x in torch.utils.data.DataLoader([*torch.randn(8, 3)], batch_size=4):
+        for x in torch.utils.data.DataLoader(cast(Any, torch.randn(8, 3)), batch_size=4):
             optimizer.zero_grad()
             (model(x) - x).square().sum(1).mean().backward()
             optimizer.step()

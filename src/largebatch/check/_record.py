@@ -16,6 +16,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.instancenorm import _InstanceNorm
 from torch.optim.optimizer import Optimizer, register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
+from largebatch.check._clipping import ClippingWatch
 from largebatch.check._coordinates import Coordinates
 from largebatch.check._frameworks import frameworks_watched
 from largebatch.check._hooks import Hook
@@ -70,7 +71,7 @@ class Recorder:
         self._is_replaying = False
         self._most_passes = 1
         self._steps = 0
-        self._raw: tuple[int, Tensor] | None = None
+        self._clipping = ClippingWatch(lambda: len(self._window), self._present_gradient, self._optimizers.clipped)
         self._previous: Tensor | None = None
         self._first: dict[str, Tensor] = {}
         self._first_steps: list[dict[str, Any]] = []
@@ -86,10 +87,7 @@ class Recorder:
             stack.enter_context(self._samples.installed())
             if self._stops:
                 stack.enter_context(frameworks_watched(self))
-            for owner in (torch.nn.utils, torch.nn.utils.clip_grad):
-                stack.enter_context(replaced(owner, "clip_grad_norm_", self._clip))
-                stack.enter_context(replaced(owner, "clip_grad_value_", self._clip_values))
-            stack.enter_context(replaced(torch.nn.utils, "clip_grads_with_norm_", self._clip_with_norm))
+            stack.enter_context(self._clipping.installed())
             stack.enter_context(self._optimizers.installed(lambda: len(self._window)))
             stack.enter_context(replaced(torch.amp.GradScaler, "step", self._scaler_step))
             self._hooks.append(register_optimizer_step_pre_hook(cast(Any, self._before_step)))
@@ -248,7 +246,7 @@ class Recorder:
         self._updates.append(update)
         self._is_open = True
         if not all(done.is_replayed for done in window):
-            self._raw = None
+            self._clipping.take(len(window))
             return
         update["weights"] = weights = self._coordinates.of_weights()
         update["is_vector"] = self._coordinates.is_vector()
@@ -266,9 +264,9 @@ class Recorder:
         finally:
             self._is_replaying = False
         acted = [clip for clip in update["step"]["clips"] if clip["norm"] > clip["limit"]]
-        if self._raw is not None and self._raw[0] == len(window) and acted:
-            update["raw"] = self._raw[1]
-        self._raw = None
+        raw = self._clipping.take(len(window))
+        if raw is not None and acted:
+            update["raw"] = raw
 
     def _after_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         if self._is_replaying:
@@ -292,40 +290,15 @@ class Recorder:
         self._previous = self._coordinates.assemble(gradient) if "weights" in update else None
         self._on_progress(len(self._updates), 0)
 
-    # What stands in for torch's functions
-
-    def _clip(self, original: Any, parameters: Any, max_norm: float, *args: Any, **kwargs: Any) -> Any:
-        tensors = self._before_clipping(parameters)
-        norm = original(tensors, max_norm, *args, **kwargs)
-        self._optimizers.clipped(len(self._window), float(norm), float(max_norm))
-        return norm
-
-    def _clip_values(self, original: Any, parameters: Any, clip_value: float, *args: Any, **kwargs: Any) -> Any:
-        tensors = self._before_clipping(parameters)
-        largest = max(
-            (float(p.grad.abs().max()) for p in tensors if p.grad is not None and p.grad.numel()), default=0.0
-        )
-        self._optimizers.clipped(len(self._window), largest, float(clip_value))
-        return original(tensors, clip_value, *args, **kwargs)
-
-    def _clip_with_norm(
-        self, original: Any, parameters: Any, max_norm: float, total_norm: Tensor, *args: Any, **kwargs: Any
-    ) -> Any:
-        tensors = self._before_clipping(parameters)
-        self._optimizers.clipped(len(self._window), float(total_norm), float(max_norm))
-        return original(tensors, max_norm, total_norm, *args, **kwargs)
-
-    def _before_clipping(self, parameters: Any) -> list[Tensor]:
-        """The tensors, which may come as a generator; what the backward passes left is kept."""
-        if self._coordinates is not None and self._window and (self._raw is None or self._raw[0] < len(self._window)):
-            self._raw = len(self._window), self._coordinates.present_gradient()
-        return [parameters] if isinstance(parameters, Tensor) else list(parameters)
+    def _present_gradient(self) -> Tensor | None:
+        return self._coordinates.present_gradient() if self._coordinates is not None else None
 
     def _scaler_step(self, original: Any, scaler: Any, optimizer: Optimizer, *args: Any, **kwargs: Any) -> Any:
         before = self._steps
         result = original(scaler, optimizer, *args, **kwargs)
         if scaler.is_enabled() and self._steps == before:  # infinite gradients: the update is skipped on purpose
             self._window.clear()
+            self._clipping.take(0)
             self._optimizers.events()
         return result
 
