@@ -256,3 +256,23 @@ def test_a_loader_without_indices_is_told_from_no_loader():
     assert note.startswith("the data set gives no indices")
     (note,) = _unseen([recorded(lambda: train([(torch.ones(4, 3), torch.zeros(4).long())]))], 100)
     assert note.startswith("no DataLoader was seen")
+
+
+def test_an_output_of_which_a_part_is_trained_is_seen():
+    class Two(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.unused, self.last = nn.Linear(4, 2), nn.Linear(4, 3)
+
+        def forward(self, x):
+            return {"unused": self.unused(x), "outputs": self.last(x)}
+
+    def train():
+        model, x, y = Two(), torch.randn(8, 4), torch.randint(0, 3, (8,))
+        check.reference(model, (x, y), lambda outputs, targets: each(outputs["outputs"], targets))
+        F.cross_entropy(model(x)["outputs"], y).backward()
+        torch.optim.SGD(model.parameters(), lr=0.1).step()
+
+    run = assemble([recorded(train)])
+    assert wrong(findings(run)) == []
+    assert run.updates[0].is_judged

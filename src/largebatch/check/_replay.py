@@ -36,14 +36,12 @@ class Pass:
         self.weights = torch.zeros(0)
         self.random_states = torch.get_rng_state(), random.getstate(), np.random.get_state()  # noqa: NPY002
         self.autocast = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else None
-        self._hook: Any = None
 
     def when_differentiated(self, output: Any, tell: "Callable[[Pass], None]") -> None:
-        """Call `tell` once a backward pass comes through the output."""
+        """Call `tell` when a backward pass comes through any part of the output."""
         for tensor in tensors_in(output):
             if tensor.requires_grad:
-                self._hook = tensor.register_hook(lambda _: self._differentiated(tell))
-                return
+                tensor.register_hook(lambda _: self._differentiated(tell))
 
     def _differentiated(self, tell: "Callable[[Pass], None]") -> None:
         self.backward = torch._C._current_graph_task_id()
