@@ -142,24 +142,14 @@ def test_json_has_the_agreed_names_and_comes_back():
     assert p != plan.estimate(CURVE, STEP, [1, 2, 4], local_batch_size=16)
 
 
-def test_text_shows_a_long_plan_by_its_doublings():
+def test_text_shows_a_long_plan_by_its_doublings_and_where_to_stop():
     short = plan.estimate(CURVE, STEP, [1, 2, 3], local_batch_size=32, price_per_worker_hour=2.0, notes=["assumed"])
     assert "worker-hours" in short.text()
     assert short.text().endswith("assumed")
-    long = plan.estimate(CURVE, STEP, range(1, 1001), local_batch_size=32).text().splitlines()
-    assert [line.split()[0] for line in long[2:-1]] == [
-        "1",
-        "2",
-        "4",
-        "8",
-        "16",
-        "32",
-        "64",
-        "128",
-        "256",
-        "512",
-        "1000",
-    ]
+    long = plan.estimate(CURVE, STEP, range(1, 1001), local_batch_size=32)
+    shown = [int(line.split()[0]) for line in long.text().splitlines()[2:-1]]
+    assert shown == sorted([1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1000, long.stop_at])
+    assert 64 < long.stop_at < 128  # where to stop has a row too
 
 
 def test_doublings_end_with_the_last():
