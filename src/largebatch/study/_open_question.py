@@ -17,8 +17,8 @@ from largebatch.recipe import Recipe
 from largebatch.study._answers import open_question_answer
 from largebatch.study._design import Cell, Contrast, Measures, Study
 from largebatch.study._plan import total_updates
+from largebatch.study._sizes import Sizes
 from largebatch.study._subject import Subject
-from largebatch.study._tuned import Sizes
 from largebatch.train import build_model
 
 __all__ = ["open_question"]
@@ -59,7 +59,7 @@ def open_question(
     """
     sizes = Sizes.of(subject, small, large, duration)
     sgd, size = sizes.recipe, sizes.train_size
-    grid = _Grid(sgd, sizes.large, size, whole_updates)
+    grid = _Grid(sizes, whole_updates)
     cells = [*grid.cells(quick=quick), *grid.controls(subject, quick=quick)]
     normed = has_batch_norm(build_model(subject.load(), 0))
     k = grid.large // sgd.global_batch_size
@@ -96,14 +96,12 @@ def open_question(
 class _Grid:
     """Recipes by what they change."""
 
-    def __init__(self, sgd: Recipe, large: int, size: int, whole_updates: int):
-        self.sgd, self.large, self.size, self._whole_updates = sgd, large, size, whole_updates
+    def __init__(self, sizes: Sizes, whole_updates: int):
+        sgd = sizes.recipe
+        self.sgd, self.large, self.size, self._whole_updates = sgd, sizes.large, sizes.train_size, whole_updates
         ghost = min(GHOST, sgd.global_batch_size)
         self._sgd = sgd.replace(ghost_batch_size=ghost if ghost > 1 else None)
-        self._adam = Recipe(
-            sgd.global_batch_size, lr=1e-3, optimizer="adam", weight_decay=0.0, schedule="constant",
-            ghost_batch_size=None, duration=sgd.duration, precision=sgd.precision,
-        )  # fmt: skip
+        self._adam = sizes.keskar_adam
         self.notes = (
             f"SGD: rate {sgd.lr:g} at batch {sgd.global_batch_size}, {sgd.schedule}, ghosts of {ghost}; Adam: Keskar's "
             "protocol, rate 1e-3, constant, statistics of the whole batch; no rate is tuned (--tune lr does)",

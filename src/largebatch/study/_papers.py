@@ -6,11 +6,10 @@ constant and with gradual warmup. Published figures are of the papers' data and 
 direction.
 """
 
-from largebatch.recipe import Recipe
 from largebatch.study._answers import contrast_sentences
 from largebatch.study._design import Cell, Contrast, Measures, Study
+from largebatch.study._sizes import Sizes
 from largebatch.study._subject import Subject
-from largebatch.study._tuned import Sizes
 
 __all__ = ["goyal", "keskar"]
 
@@ -46,10 +45,7 @@ def keskar(
         ValueError: a task without a recipe, or batches that do not fit it.
     """
     sizes = Sizes.of(subject, small, large, duration)
-    adam = Recipe(
-        sizes.small, lr=1e-3, optimizer="adam", weight_decay=0.0, schedule="constant", ghost_batch_size=None,
-        duration=sizes.recipe.duration,
-    )  # fmt: skip
+    adam = sizes.keskar_adam
     network = subject.task.rpartition("/")[2]
     kinds = ("metric_2_1",) if quick else ("metric_2_1", "metric_2_1_subspace", "lambda_max", "asam", "adaptive_linf")
     ratios = tuple(

@@ -14,8 +14,8 @@ from typing import Literal
 from largebatch.recipe import Phase, Recipe
 from largebatch.study._answers import contrast_sentences
 from largebatch.study._design import Cell, Contrast, Measures, Study
+from largebatch.study._sizes import Sizes
 from largebatch.study._subject import Subject
-from largebatch.study._tuned import Sizes
 
 __all__ = ["remedies"]
 

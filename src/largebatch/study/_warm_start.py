@@ -13,8 +13,8 @@ from largebatch.recipe import Phase, Recipe
 from largebatch.study._answers import contrast_sentences
 from largebatch.study._design import Cell, Contrast, Measures, Study
 from largebatch.study._plan import total_updates
+from largebatch.study._sizes import Sizes
 from largebatch.study._subject import Subject
-from largebatch.study._tuned import Sizes
 
 __all__ = ["warm_start"]
 
@@ -38,10 +38,7 @@ def warm_start(
     """
     sizes = Sizes.of(subject, small, large, duration)
     size, epochs = data_size(subject.load().train), sizes.epochs
-    adam = Recipe(
-        sizes.small, lr=1e-3, optimizer="adam", weight_decay=0.0, schedule="constant", ghost_batch_size=None,
-        duration=sizes.recipe.duration,
-    )  # fmt: skip
+    adam = sizes.keskar_adam
     plain = adam.at(sizes.large, rule="none")
 
     def switched(share: float) -> Recipe:

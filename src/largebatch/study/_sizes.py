@@ -51,3 +51,11 @@ class Sizes:
     def epochs(self) -> float:
         """Of the recipe."""
         return Timeline(self.recipe, self.train_size).duration_samples / self.train_size
+
+    @property
+    def keskar_adam(self) -> Recipe:
+        """Keskar et al.'s protocol (2017, arXiv 1609.04836, section 2) at the small batch: defaults, statistics of all."""
+        return Recipe(
+            self.small, lr=1e-3, optimizer="adam", weight_decay=0.0, schedule="constant", ghost_batch_size=None,
+            duration=self.recipe.duration, precision=self.recipe.precision,
+        )  # fmt: skip
