@@ -13,6 +13,7 @@ from largebatch.core._collective import GradientSum, World, current_world, world
 from largebatch.core._dropout import KeyedDropout, swap_dropout
 from largebatch.core._example_norms import ExampleGradients
 from largebatch.core._loading import Loader
+from largebatch.core._memory import free_bytes, is_out_of_memory
 from largebatch.core._observe import EpochView, Observer, Partials, Request, View
 from largebatch.core._params import displaced, distance_, flatten, squared_norm, unflatten
 from largebatch.core._progress import progress
@@ -76,10 +77,12 @@ __all__ = [
     "displaced",
     "distance_",
     "flatten",
+    "free_bytes",
     "frozen_statistics",
     "generator",
     "ghost_sizes",
     "has_batch_norm",
+    "is_out_of_memory",
     "latest_checkpoint",
     "pending_statistics",
     "permutation",

@@ -6,19 +6,17 @@ hooks through which autograd saves its tensors, and compared with the memory tha
 their version counters and their norm, make the graphs void.
 """
 
-import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Generic, Literal, TypeVar, final
 
 import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from largebatch.core import Risk, squared_norm, unflatten
+from largebatch.core import Risk, free_bytes, is_out_of_memory, squared_norm, unflatten
 
-__all__ = ["Graphs", "KeepGraph", "free_bytes", "gradient_graph", "is_out_of_memory", "twice_differentiable"]
+__all__ = ["Graphs", "KeepGraph", "gradient_graph", "twice_differentiable"]
 
 KeepGraph = Literal["auto"] | bool
 
@@ -149,35 +147,6 @@ def _advised(error: BaseException, batch_size: int) -> BaseException:
         f"out of memory with the graph of a batch of {batch_size} samples: use a smaller batch_size of the risk; with "
         "running batch-norm statistics it changes the memory, not the value"
     )
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether a smaller pass could help. On a CPU torch raises a plain RuntimeError."""
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
-
-
-def free_bytes(device: torch.device) -> float:
-    """Memory to be had on a device, in bytes; infinite where nobody tells."""
-    if device.type == "cuda":
-        idle = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-        return float(torch.cuda.mem_get_info(device)[0] + idle)
-    memory = Path("/proc/meminfo")
-    if memory.exists():
-        lines = dict(line.split(":", 1) for line in memory.read_text().splitlines())
-        return min(float(lines["MemAvailable"].split()[0]) * 1024, _left_in_group())
-    names = os.sysconf_names if hasattr(os, "sysconf_names") else {}
-    if "SC_AVPHYS_PAGES" in names:
-        return float(os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
-    return float("inf")
-
-
-def _left_in_group() -> float:
-    """What a container may still take: its limit is below what the machine has."""
-    group = Path("/sys/fs/cgroup")
-    limit, used = group / "memory.max", group / "memory.current"
-    if not limit.exists() or not used.exists() or limit.read_text().strip() == "max":
-        return float("inf")
-    return float(limit.read_text()) - float(used.read_text())
 
 
 def _saved_bytes(risk: Risk, data: tuple[Tensor, Tensor], build: Callable[[], object]) -> int:

@@ -6,8 +6,7 @@ from contextlib import AbstractContextManager
 import torch
 from torch import Tensor, nn
 
-from largebatch.core import Loader, Task, World, total, weigh
-from largebatch.train._gradient import is_out_of_memory
+from largebatch.core import Loader, Task, World, is_out_of_memory, total, weigh
 
 __all__ = ["EVALUATION_SAMPLES", "evaluate"]
 

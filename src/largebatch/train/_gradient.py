@@ -23,6 +23,7 @@ from largebatch.core import (
     discard_statistics,
     frozen_statistics,
     has_batch_norm,
+    is_out_of_memory,
     pending_statistics,
     seed_default,
     swap_dropout,
@@ -33,7 +34,7 @@ from largebatch.noise import weighted_squared_norm
 from largebatch.recipe import Recipe
 from largebatch.train._execution import autocast_of
 
-__all__ = ["BatchSums", "GlobalGradient", "Share", "is_out_of_memory"]
+__all__ = ["BatchSums", "GlobalGradient", "Share"]
 
 
 @dataclass(frozen=True)
@@ -259,8 +260,3 @@ class _Splitter:
         grads = [self._parameters[i].grad for i in present]
         roots = None if self._roots is None else [self._roots[i] for i in present]
         return weighted_squared_norm(grads, roots)  # pyright: ignore[reportArgumentType]
-
-
-def is_out_of_memory(error: Exception) -> bool:
-    """Whether a device, or the system, refused memory; not all say so by the type."""
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
