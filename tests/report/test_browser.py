@@ -159,7 +159,7 @@ def test_all_is_reached_by_keyboard(tab):
     eventually(tab, lambda: ranges(tab, "train")[0], lambda found: found == whole)
     tab.keyboard.press("Tab")
     tab.keyboard.press("Enter")
-    assert tab.locator("#figure-train details table").is_visible()
+    api.expect(tab.locator("#figure-train details table")).to_be_visible()  # it is filled once its fold has opened
 
 
 def test_the_table_and_the_csv_hold_what_is_drawn(tab):
