@@ -11,19 +11,23 @@ import statistics
 import tempfile
 import time
 from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
+from multiprocessing.synchronize import Barrier
 from pathlib import Path
-from typing import Any, final
+from threading import BrokenBarrierError
+from typing import Any, Literal, final
 
 from largebatch import plan
-from largebatch.core import EpochView, Request, Task, View, world_from_environment
+from largebatch.core import EpochView, Request, Task, View, World, world_from_environment
 from largebatch.recipe import Recipe
 from largebatch.results import Result
 
 __all__ = ["StepMeasurement", "measure_steps", "time_updates"]
 
 REDUCED_BYTES = (16_384, 262_144, 1_048_576, 4_194_304, 16_777_216)
+_Kind = Literal["alone", "apart", "joined"]
 _REPEATS = 15
 _WARM = 3
 
@@ -91,11 +95,13 @@ def measure_steps(
     if workers < 2:
         raise ValueError(f"workers: expected 2 or more to measure an all-reduce, got {workers}")
     where = task.origin or task.name
-    jobs = [{"size": size, "updates": updates} for size in local_batch_sizes]
-    alone = [max(row) for row in _on_ranks(where, jobs, ranks=1, joined=False)]
-    together = [max(row) for row in _on_ranks(where, jobs, ranks=workers, joined=False)]
-    reduced = [max(row) for row in _on_ranks(where, [{"bytes": n} for n in REDUCED_BYTES], ranks=workers, joined=True)]
-    steps = [max(row) for row in _on_ranks(where, jobs, ranks=workers, joined=True)]
+    kinds: tuple[_Kind, ...] = ("alone", "apart", "joined")
+    jobs = [_Job(kind, size, updates=updates) for kind in kinds for size in local_batch_sizes]
+    jobs += [_Job("joined", size, updates=0) for size in REDUCED_BYTES]
+    seconds = _on_ranks(where, jobs, workers)
+    many = len(local_batch_sizes)
+    alone, together, steps = (seconds[i * many : (i + 1) * many] for i in range(3))
+    reduced = seconds[3 * many :]
     network = plan.fit_network([workers] * len(REDUCED_BYTES), REDUCED_BYTES, reduced)
     n_bytes = float(4 * sum(p.numel() for p in task.model().parameters()))
     link = plan.Link(1 / network.seconds_per_byte.value, network.latency_seconds.value)
@@ -114,41 +120,57 @@ def measure_steps(
 
 def time_updates(where: str, local_batch_size: int, *, workers: int, updates: int) -> float:
     """Median seconds of an update of `fit` on so many workers of one thread each, the slowest worker's."""
-    return max(_on_ranks(where, [{"size": local_batch_size, "updates": updates}], ranks=workers, joined=True)[0])
+    return _on_ranks(where, [_Job("joined", local_batch_size, updates=updates)], workers)[0]
 
 
-def _on_ranks(where: str, jobs: Sequence[dict[str, int]], *, ranks: int, joined: bool) -> list[list[float]]:
-    """Each job on every rank at once: seconds, by job and rank."""
+@dataclass(frozen=True)
+class _Job:
+    """One thing to time: on the first rank while the others rest, on each rank by itself at once, or on all together.
+
+    Args:
+        size: samples of each rank; or bytes of an all-reduce, where there are no updates.
+    """
+
+    kind: _Kind
+    size: int
+    updates: int
+
+
+def _on_ranks(where: str, jobs: Sequence[_Job], ranks: int) -> list[float]:
+    """Seconds of each job, the slowest rank's. Those that are joined come last.
+
+    Raises:
+        RuntimeError: what one rank failed of; the others were waiting for it.
+    """
     context = multiprocessing.get_context("spawn")
-    with tempfile.TemporaryDirectory() as scratch:
-        queue = context.SimpleQueue()
-        environment = {
-            "WORLD_SIZE": str(ranks if joined else 1),
-            "LARGEBATCH_RENDEZVOUS": f"file://{Path(scratch) / 'meet'}",
-        }
-        barrier = context.Barrier(ranks)
-        processes = [
-            context.Process(target=_rank, args=(rank, environment, (where, list(jobs)), barrier, queue))
-            for rank in range(ranks)
-        ]
-        for process in processes:
-            process.start()
-        found = dict(queue.get() for _ in processes)
-        for process in processes:
-            process.join()
-    bad = [value for value in found.values() if isinstance(value, str)]
-    if bad:
-        raise RuntimeError(f"measurement on {ranks} worker(s): a worker failed: {bad[0]}")
-    return [list(times) for times in zip(*(found[rank] for rank in range(ranks)), strict=True)]
+    barrier = context.Barrier(ranks)  # no rank takes two tasks: it waits here until every rank has one
+    with (
+        tempfile.TemporaryDirectory() as scratch,
+        ProcessPoolExecutor(ranks, context, initializer=_meet_at, initargs=(barrier,)) as pool,
+    ):
+        meeting = f"file://{Path(scratch) / 'meet'}"
+        running = [pool.submit(_rank, rank, ranks, meeting, where, list(jobs)) for rank in range(ranks)]
+        errors = [error for future in running if (error := future.exception()) is not None]
+    if errors:
+        first = next((error for error in errors if not isinstance(error, BrokenBarrierError)), errors[0])
+        raise RuntimeError(f"measurement on {ranks} worker(s): a worker failed: {type(first).__name__}: {first}")
+    return [max(times) for times in zip(*(future.result() for future in running), strict=True)]
 
 
-def _rank(
-    rank: int, environment: dict[str, str], work: tuple[str, list[dict[str, int]]], barrier: Any, queue: Any
-) -> None:
-    where, jobs = work
-    os.environ.update(environment, RANK=str(rank), LOCAL_RANK=str(rank), OMP_NUM_THREADS="1")
-    if environment["WORLD_SIZE"] != "1":
-        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+_barrier: Barrier
+"""Of the ranks that are measured; a process has it from its start, as it can be sent in no other way."""
+
+
+def _meet_at(barrier: Barrier) -> None:
+    global _barrier  # noqa: PLW0603
+    _barrier = barrier
+
+
+def _rank(rank: int, ranks: int, meeting: str, where: str, jobs: list[_Job]) -> list[float]:
+    """Seconds of each job; 0 for what others do alone."""
+    os.environ.update(
+        WORLD_SIZE="1", RANK=str(rank), LOCAL_RANK=str(rank), OMP_NUM_THREADS="1", LARGEBATCH_RENDEZVOUS=meeting
+    )
     try:
         import torch
 
@@ -156,18 +178,29 @@ def _rank(
 
         torch.set_num_threads(1)
         task = tasks.find(where)
-        times: list[float] = []
+        times = [_timed(job, task, None, rank) for job in jobs if job.kind != "joined"]
+        if ranks > 1:
+            os.environ["WORLD_SIZE"] = str(ranks)
+            os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
         with world_from_environment(torch.device("cpu")) as world:
-            for job in jobs:
-                barrier.wait()
-                if "bytes" in job:
-                    times.append(_all_reduce_seconds(world, job["bytes"]))
-                else:
-                    times.append(_update_seconds(task, job["size"] * world.size, job["updates"]))
-        queue.put((rank, times))
-    except BaseException as error:
-        queue.put((rank, f"{type(error).__name__}: {error}"))
-        barrier.abort()
+            times += [_timed(job, task, world, rank) for job in jobs if job.kind == "joined"]
+        return times
+    except BaseException:
+        _barrier.abort()
+        raise
+
+
+def _timed(job: _Job, task: Task, world: World | None, rank: int) -> float:
+    """All ranks begin together, and none goes on before all have ended."""
+    _barrier.wait()
+    seconds = 0.0
+    if job.kind != "alone" or rank == 0:
+        size = 1 if world is None else world.size
+        seconds = (
+            _update_seconds(task, job.size * size, job.updates) if job.updates else _all_reduce_seconds(world, job.size)
+        )
+    _barrier.wait()
+    return seconds
 
 
 def _all_reduce_seconds(world: Any, n_bytes: int) -> float:
