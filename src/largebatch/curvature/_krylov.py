@@ -39,6 +39,7 @@ NEGLIGIBLE = 0.01  # of the largest magnitude: an eigenvalue below it is found t
 ROUNDING = 100.0  # units in the last place of the largest entry: less is no direction of its own
 GAP_SHARE = 0.1  # of the distance to the next Ritz value that is believed to be empty
 RANDOM_SHARE = 0.02  # of a start that is given: so that no direction is missing from it
+MUCH_LEFT = 0.9  # of a vector's length: what was removed then left no rounding worth a second removal
 PIECE = 1 << 14  # entries of one float32 product
 
 
@@ -134,10 +135,15 @@ class Krylov:
         self.steps += 1
 
     def _orthogonal(self, w: Tensor) -> tuple[Tensor, float]:
-        """Remove the basis from w, twice: that is enough (Parlett, section 6.9), and once leaves what float32 rounds off."""
+        """Remove the basis from w, and once more where much was removed: twice is enough (Parlett, section 6.9)."""
+        length = _length(w)
         for _ in range(2):
+            before = length
             w = torch.addmv(w, self.basis.T, self._coordinates(w), alpha=-1)
-        return w, _length(w)
+            length = _length(w)
+            if length > MUCH_LEFT * before:
+                break
+        return w, length
 
     def _coordinates(self, w: Tensor) -> Tensor:
         """Qw, (steps,). Piece by piece: a float32 product over 10⁶ entries at once is off by a part in 10⁴."""

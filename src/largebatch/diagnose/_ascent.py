@@ -27,13 +27,15 @@ FIRST_STEP = 8.0  # in half widths of the box
 
 def sign_ascent(search: Search, ball: Ball, iterations: int) -> None:
     """Climb in a box; the last point is only valued, so this costs `iterations` − 1 gradients and one value."""
-    signs = ball.steepest(ball.pull(search.gradient))
-    u, steps = signs, torch.full_like(signs, FIRST_STEP)
+    before = ball.steepest(ball.pull(search.gradient))
+    u, steps = before.clone(), torch.full_like(before, FIRST_STEP)
     for _ in range(iterations - 1):
         _, gradient = search.value_and_gradient(ball.expand(u))
-        before, signs = signs, ball.pull(gradient).sign()
-        steps = torch.where(signs * before < 0, steps / 2, steps)
-        u = ball.project(u + steps * signs)
+        signs = ball.pull(gradient).sign_()
+        is_turned = before.mul_(signs).clamp_(max=0)  # −1 where the sign has changed, else 0
+        steps.addcmul_(steps, is_turned, value=0.5)
+        u.addcmul_(steps, signs).clamp_(-1, 1)
+        before = signs
     search.value(ball.expand(u))
 
 

@@ -47,10 +47,19 @@ def coordinates(name: str, span: tuple[float, float], points: int, through: Sequ
 
 
 def combine(target: list[Tensor], vectors: Sequence[list[Tensor]], coefficients: Sequence[float]) -> None:
-    """target ← Σ cᵢ·vᵢ, in place; exactly vⱼ where cⱼ = 1 and the others are 0, for finite vectors."""
-    for part, first in zip(target, vectors[0], strict=True):
-        torch.mul(first, coefficients[0], out=part)
-    for vector, coefficient in zip(vectors[1:], coefficients[1:], strict=True):
+    """target ← Σ cᵢ·vᵢ, in place; exactly vⱼ where cⱼ = 1 and the others are 0, for finite vectors.
+
+    The first two vectors, as often as not the only ones, are read once and the target written once.
+    """
+    (first, second, *others), (c, d, *rest) = vectors, coefficients
+    for part, v, w in zip(target, first, second, strict=True):
+        if c == 1.0:
+            torch.add(v, w, alpha=d, out=part)
+        elif c == 1.0 - d:
+            torch.lerp(v, w, d, out=part)
+        else:
+            torch.mul(v, c, out=part).add_(w, alpha=d)
+    for vector, coefficient in zip(others, rest, strict=True):
         torch._foreach_add_(target, vector, alpha=coefficient)
 
 
