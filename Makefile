@@ -1,4 +1,4 @@
-# make demo: the environment, then the demo.   make test: lint, types, tests (under 4 minutes).   make test-slow: campaigns.
+# make demo: the environment, then the demo.   make test: lint, types, tests (about 8 minutes).   make test-slow: campaigns.
 PYTHON ?= python3
 BIN := .venv/bin
 
