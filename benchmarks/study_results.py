@@ -9,18 +9,17 @@ from pathlib import Path
 
 from path_figure import picture
 
-from largebatch.results import Cell, Table
+from largebatch.results import Column, Table
 from largebatch.study import StudyResult, read_study
 
 RESULTS = Path("docs/results")
-SHARPNESS = ("metric_2_1_ascent", "lambda_max", "trace", "asam", "adaptive_linf")
 
 
-def page(name: str, folders: list[Path]) -> str:
-    """All studies of one page."""
-    studies = [(folder, read_study(folder)) for folder in folders]
-    parts = [section(name, number, study) for number, (_, study) in enumerate(studies)]
-    return "\n\n".join([f"# {name.replace('-', ' ').capitalize()}", *parts]) + "\n"
+def page(name: str, folders: list[Path], before: str) -> str:
+    """All studies of one page; what was written by hand above the first of them in the page `before` stays."""
+    written = before.partition("\n## ")[0].strip() or f"# {name.replace('-', ' ').capitalize()}"
+    parts = [section(name, number, read_study(folder)) for number, folder in enumerate(folders)]
+    return "\n\n".join([written, *parts]) + "\n"
 
 
 def section(name: str, number: int, study: StudyResult) -> str:
@@ -35,13 +34,13 @@ def section(name: str, number: int, study: StudyResult) -> str:
         f"    {study.command}",
         *(f"* {sentence}" for sentence in study.answer),
         cells(study).markdown(),
-        "Named beforehand, corrected by Holm:\n",
-        *(f"* {row.sentence}" for row in study.contrasts if row.primary),
     ]
-    sharp = sharpness(study)
-    parts += (
-        ["Sharpness, mean over seeds (statistics of batch norm in brackets):", sharp.markdown()] if sharp.rows else []
-    )
+    asked = [f"* {row.sentence}{f' Published: {row.published}.' if row.published else ''}"
+             for row in study.contrasts if row.primary]  # fmt: skip
+    parts += ["Named beforehand, corrected by Holm:\n", *asked] if asked else []
+    sharp = study.sharpness_table()
+    parts += ["Sharpness at the end of runs, mean over seeds:", sharp.markdown()] if sharp.rows else []
+    parts += [f"Published: {study.published}."] if study.published else []
     for row in study.paths:
         file = f"{name}-{number}-{row.b.replace(' ', '-').replace(',', '')}.svg"
         title = f"{study.task}: from {row.a} to {row.b}, seed {row.seed}"
@@ -65,28 +64,11 @@ def joined(parts: list[str]) -> str:
 
 
 def cells(study: StudyResult) -> Table:
-    """As `StudyResult.table`, with the cost."""
-    rows: list[list[Cell]] = []
-    for cell in study.cells:
-        found = [cell.estimates.get(name) for name in ("train_loss", "distance")]
-        ended = f"{cell.finished} of {len(study.seeds)}"
-        accuracy = cell.estimates.get("test_accuracy")
-        rows.append(
-            [cell.name, cell.global_batch_size, accuracy, cell.gap, *found, cell.updates, cell.gradient_cost, ended]
-        )
-    columns = ["cell", "batch", "test accuracy, %", "gap, points", "train loss", "‖x − x₀‖", "updates", "million gradients",
-               "finished"]  # fmt: skip
-    return Table(columns, rows)
-
-
-def sharpness(study: StudyResult) -> Table:
-    """Every measure of the cells that have any."""
-    keys = [f"{kind} ({mode})" for mode in ("running", "batch", "none") for kind in SHARPNESS]
-    chosen = [cell for cell in study.cells if any(key in cell.estimates for key in keys)]
-    rows: list[list[Cell]] = [
-        [key, *(cell.estimates.get(key) for cell in chosen)] for key in keys if any(key in c.estimates for c in chosen)
-    ]
-    return Table(["measure", *(cell.name for cell in chosen)], rows)
+    """As `StudyResult.table`, with the distance and the cost."""
+    table = study.table()
+    more = [[cell.estimates.get("distance"), cell.gradient_cost] for cell in study.cells]
+    columns = [*table.columns, "‖x − x₀‖", Column("gradients", "million")]
+    return Table(columns, [[*row, *added] for row, added in zip(table.rows, more, strict=True)])
 
 
 def main() -> None:
@@ -96,7 +78,8 @@ def main() -> None:
     parser.add_argument("folders", nargs="+", type=Path)
     arguments = parser.parse_args()
     RESULTS.mkdir(parents=True, exist_ok=True)
-    (RESULTS / f"{arguments.name}.md").write_text(page(arguments.name, arguments.folders))
+    file = RESULTS / f"{arguments.name}.md"
+    file.write_text(page(arguments.name, arguments.folders, file.read_text() if file.exists() else ""))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,8 @@
 """The page as a text: nothing of a user's becomes markup, nothing is fetched, and its numbers are those of the logs."""
 
+import csv
 import dataclasses
+import io
 import json
 import math
 import re
@@ -18,12 +20,13 @@ from largebatch.cli import main
 from largebatch.diagnose import HYPOTHESES, read_run
 from largebatch.recipe import Recipe
 from largebatch.report._cite import references, study_sources
-from largebatch.report._curves import MOST_POINTS, curve, training_figures
+from largebatch.report._curves import MOST_POINTS, curve, over_seeds, training_figures
 from largebatch.report._figure import Columns, spans_decades
 from largebatch.report._sheet import Scale, Sheet, shown
+from largebatch.report._tables import cell_sheet, contrast_sheet, sharpness_sheet
 from largebatch.report._varied import switch_figures
 from largebatch.results import Estimate, RunFolder, write_json
-from largebatch.study import read_study
+from largebatch.study import Published, read_study
 
 
 class Document(HTMLParser):
@@ -119,15 +122,21 @@ def test_a_diverged_run_is_shown_by_itself_and_has_no_part_in_the_mean(hostile_f
 
 def test_on_a_logarithmic_axis_the_mean_is_geometric():
     rows = [[{"kind": "epoch", "epoch": e, "updates": e + 1, "train_loss": y} for e, y in enumerate(ys)]
-            for ys in ([1.0, 0.01], [4.0, 0.04])]  # fmt: skip
+            for ys in ([1.0, 0.01], [4.0, 0.04], [2.0, 0.02])]  # fmt: skip
     (figure,) = training_figures([curve("a", seed, "finished", log) for seed, log in enumerate(rows)])
     view = figure.views[0]
     assert view.y.log
     assert view.series[0].y == pytest.approx([2.0, 0.02])
-    logs = [math.log(0.01), math.log(0.04)]
+    logs = [math.log(0.01), math.log(0.04), math.log(0.02)]
     assert view.series[0].low[1] == pytest.approx(
-        math.exp(stats.t.interval(0.95, 1, sum(logs) / 2, stats.sem(logs))[0])
+        math.exp(stats.t.interval(0.95, 2, sum(logs) / 3, stats.sem(logs))[0])
     )
+
+
+def test_two_seeds_have_a_mean_and_no_band():
+    x, mean, low, high = over_seeds([[(1.0, 2.0)], [(1.0, 4.0)]])
+    assert (x, mean) == ([1.0], [3.0])
+    assert all(map(math.isnan, (*low, *high)))
 
 
 def test_a_long_log_is_thinned_from_its_first_row_to_its_last():
@@ -216,7 +225,10 @@ def test_warm_starts_are_drawn_against_their_switch_with_the_controls_at_both_en
     accuracy, sharpness = switch_figures(dataclasses.replace(study, cells=cells))
     assert [series.x for series in accuracy.views[0].series] == [[20.0], [1.0], [5.0], [0.0]]
     assert [series.y[0] for series in accuracy.views[0].series] == [c.estimates["test_accuracy"].value for c in cells]
-    assert [view.name for view in sharpness.views] == ["λ_max (running)", "ASAM's (running)"]
+    assert [view.name for view in sharpness.views] == [
+        "λ_max, running statistics",
+        "ASAM sharpness, running statistics",
+    ]
     assert switch_figures(study) == []
 
 
@@ -236,6 +248,32 @@ def test_lines_are_told_apart_by_all_eyes():
     light = linear @ to_xyz[1]
     assert (1.05 / (light + 0.05)).min() >= 3
     assert ((light + 0.05) / (0.0086 + 0.05)).min() >= 3  # on the dark page, #14171c
+
+
+def test_tables_read_as_the_field_speaks_and_their_csv_as_the_code(document, data):
+    assert "λ_max, running statistics" in document.texts
+    rows = list(csv.reader(io.StringIO(data["sheets"]["sharpness"])))
+    assert [row[0] for row in rows] == ["measure", "lambda_max (running)", "asam (running)"]
+
+
+def test_published_figures_stand_in_columns_of_their_own_and_their_source_in_the_caption(hostile_folder):
+    study = read_study(hostile_folder)
+    cell = dataclasses.replace(
+        study.cells[0], published=(Published("test_accuracy", 76.4, 0.12), Published("lambda_max", 3.0, 0.5))
+    )
+    gap = dataclasses.replace(study.contrasts[0], published="0.22")
+    told = dataclasses.replace(
+        study, cells=(cell, *study.cells[1:]), contrasts=(gap, *study.contrasts[1:]), published="a paper, table 1"
+    )
+    for sheet, value in (
+        (cell_sheet(told.cells, "network", told.published), "76.40 ± 0.12"),
+        (contrast_sheet(told.contrasts, primary=True, source=told.published), "0.22"),
+        (sharpness_sheet(told), "3.00 ± 0.50"),
+    ):
+        (place,) = [i for i, head in enumerate(sheet.heads) if head.name.endswith("published")]
+        assert sheet.entries[0][place].value == value
+        assert sheet.caption.endswith("Published: a paper, table 1.")
+    assert not [head for head in cell_sheet(study.cells, "network").heads if head.name == "published"]
 
 
 def test_references_are_those_of_what_is_shown(hostile_folder):

@@ -68,11 +68,61 @@ def test_two_seeds_compare_nothing():
     assert "2 of at least 3 seeds" in row.sentence
 
 
+def test_worse_is_told_by_its_own_interval():
+    """The p of non-inferiority is that of the opposite, and would read as a doubt."""
+    contrast = Contrast("as good", "?", "large", "small", kind="non-inferiority", margin=0.5, primary=True)
+    row = judged({"small": SMALL, "large": LARGE}, contrast).contrast("as good")
+    assert row.verdict == "worse"
+    assert "Holm" not in row.sentence
+
+
 def test_diverged_runs_have_no_place_in_a_mean_and_pairs_keep_together():
     found = judged({"a": [*SMALL], "b": [None, *LARGE[1:]]}, Contrast("c", "?", "a", "b"))
     assert found.contrast("c").estimate.n == 4
     assert found.contrast("c").estimate.value == pytest.approx(np.mean(np.subtract(SMALL[1:], LARGE[1:])))
     assert (found.cell("b").finished, found.cell("b").diverged) == (4, 1)
+
+
+def test_seeds_that_agree_to_rounding_tell_nothing_of_their_spread():
+    """Accuracies on few samples are often equal; an interval without width would call any difference real."""
+    a = [97.0, 97.3, 96.8]
+    row = judged({"a": a, "b": [v - 5 / 3 for v in a]}, Contrast("c", "?", "a", "b", primary=True)).contrast("c")
+    assert row.verdict == "not told apart"
+    assert "1.667 points for every seed, which tells nothing of their spread" in row.sentence
+    assert row.seeds_needed is None
+
+
+def test_a_share_below_zero_widens_the_gap():
+    wider = [b - 1.0 - 0.02 * i for i, b in enumerate(LARGE)]
+    contrast = Contrast("share", "?", "wider", "large", "small", "share", primary=True)
+    row = judged({"small": SMALL, "large": LARGE, "wider": wider}, contrast).contrast("share")
+    assert row.verdict == "widens it"
+    assert row.estimate.high < 0
+    assert row.shown.value == pytest.approx(100 * row.estimate.value)
+    assert row.shown.unit == "% of the gap"
+
+
+def test_many_answers_to_one_question_are_told_by_those_that_differ():
+    """Five exploratory differences of one question: two are real; one of another question stands by itself."""
+    cells = {"a": SMALL, "b": LARGE} | {name: [v + 0.1 * (-1) ** i * k for i, v in enumerate(SMALL)]
+                                        for k, name in enumerate("cde", start=1)}  # fmt: skip
+    cells["f"] = [v + 0.5 for v in LARGE]
+    contrasts = [Contrast(f"{n} alone", "what does it cost?", "a", n) for n in "bcdef"]
+    answer = judged(
+        cells, Contrast("gap", "?", "a", "b", primary=True), Contrast("own", "one?", "a", "b"), *contrasts
+    ).answer
+    assert len(answer) == 3
+    assert answer[0].startswith("gap: test accuracy, a is above b by 1.96")
+    assert answer[1].startswith("Exploratory, own: test accuracy, a is above b")
+    assert answer[2].startswith("Exploratory, what does it cost? 2 of 5 are told apart from chance: b alone 1.96 ")
+    assert "f alone 1.46 " in answer[2]
+    assert "c alone" not in answer[2]
+
+
+def test_without_a_comparison_nothing_is_claimed():
+    (told,) = judged({"a": SMALL, "b": LARGE}).answer
+    assert told.startswith("The highest mean test accuracy is that of a, 97.12")
+    assert "none is judged" in told
 
 
 def test_the_share_of_a_gap_is_that_of_its_means_and_none_without_a_gap():
@@ -126,8 +176,9 @@ def test_holm_takes_back_what_one_of_five_questions_would_have_claimed():
 
 def test_a_ratio_reads_measurements():
     measures = [
-        MeasureRow(cell, seed, f"{cell}{seed}", "lambda_max", value * (1 + 0.1 * seed), 0.0, "running", 64, 1.0)
-        for cell, value in (("small", 2.0), ("large", 20.0)) for seed in range(3)
+        MeasureRow(cell, seed, f"{cell}{seed}", "lambda_max", value * 1.1**seed, 0.0, "running", 64, 1.0)
+        for cell, values in (("small", (2.0, 2.0, 2.0)), ("large", (20.0, 21.0, 20.0 / 1.05)))
+        for seed, value in enumerate(values)
     ]  # fmt: skip
     contrast = Contrast("sharp", "?", "large", "small", kind="ratio", metric="lambda_max (running)")
     row = judged({"small": SMALL[:3], "large": LARGE[:3]}, contrast, measures=measures).contrast("sharp")
@@ -177,6 +228,28 @@ def test_the_break_of_a_sweep_has_an_interval_in_samples():
     assert row.estimate.low < 64 * 2**0.3 < row.estimate.high
     flat = judged({name: SMALL for name in cells}, Contrast("break", "?", kind="break point", cells=tuple(cells)))
     assert flat.contrast("break").verdict == "no break"
+
+
+def test_noise_around_a_level_line_is_no_break():
+    """Of 200 sweeps over batches that do not matter at most 5 % are said to break: each bends a little somewhere."""
+    generator = np.random.default_rng(11)
+    names = [f"batch {b}" for b in (16, 32, 64, 128, 256)]
+    contrast = Contrast("break", "?", kind="break point", cells=tuple(names))
+    verdicts = [
+        judged({name: list(97 + generator.normal(0, 0.3, 5)) for name in names}, contrast).contrast("break").verdict
+        for _ in range(200)
+    ]
+    assert set(verdicts) <= {"breaks", "no break"}
+    assert verdicts.count("breaks") <= 10
+
+
+def test_the_break_of_a_loss_is_where_it_rises():
+    batches = [16, 32, 64, 128, 256, 512]
+    cells = {f"batch {b}": [97 - 2 * max(0, math.log2(b) - 6 - 0.3 * seed) for seed in range(4)] for b in batches}
+    contrast = Contrast("break", "?", kind="break point", metric="test_loss", cells=tuple(cells))
+    row = judged(cells, contrast).contrast("break")
+    assert row.verdict == "breaks"
+    assert row.estimate.value == pytest.approx(2**6.45, rel=0.02)
 
 
 def test_what_was_judged_comes_back_from_json():

@@ -6,11 +6,11 @@ from pathlib import Path
 from largebatch.diagnose import HYPOTHESES, Diagnosis, RunRecord, redo
 from largebatch.report._cite import STUDENT, references, sharpness_sources
 from largebatch.report._curves import curve, training_figures
-from largebatch.report._figures import kind_words, path_figures
+from largebatch.report._figures import path_figures
 from largebatch.report._page import Page, Section
 from largebatch.report._sheet import Entry, Scale, Sheet
 from largebatch.results import read_json
-from largebatch.study import PathRow
+from largebatch.study import PathRow, measure_name
 
 __all__ = ["diagnosis_page", "is_diagnosis"]
 
@@ -62,9 +62,9 @@ def _hypotheses(found: Diagnosis) -> Sheet:
 
 def _sharpness(found: Diagnosis) -> Sheet:
     scale = Scale.of(found.sharpness.values(), ratio=True)
-    rows = [[Entry(kind_words(name.replace("[", "(").replace("]", ")"))), Entry(ratio, sketch=scale.sketch(ratio))]
+    rows = [[Entry(measure_name(name), code=name), Entry(ratio, sketch=scale.sketch(ratio))]
             for name, ratio in found.sharpness.items()]  # fmt: skip
-    return Sheet("sharpness", "Large ÷ small, with 95 % t-intervals; in brackets whose batch-norm statistics.",
+    return Sheet("sharpness", "Large ÷ small, with 95 % t-intervals; statistics are those of batch norm.",
                  ["measure", "large ÷ small"], rows)  # fmt: skip
 
 

@@ -11,10 +11,9 @@ import torch
 
 from largebatch.report._curves import over_seeds
 from largebatch.report._figure import Axis, Figure, Rule, Series, Surface, View, spans_decades
-from largebatch.study import LookRow, PathRow, PlaneRow, SpectrumRow, StudyResult
+from largebatch.study import LookRow, PathRow, PlaneRow, SpectrumRow, StudyResult, measure_name
 
 __all__ = [
-    "kind_words",
     "look_figures",
     "measured",
     "path_figures",
@@ -28,18 +27,9 @@ GRID, SMOOTHING = (
     0.01,
 )  # points of a density, and its Gaussian's width as a share of the eigenvalues' range: our choice
 
-CURVATURE = {"sharpness_times_lr": "η·λ_max", "lambda_max": "λ_max of the training loss"}
-GRADIENTS = {
-    "batch_cosine": "cos(g_batch, g_full)",
-    "step_cosine": "cos(g_t, g_t+j), with the last look",
-    "noise_scale": "gradient noise scale tr(Σ)/|G|², samples",
-    "gradient_norm": "norm of the full gradient",
-}
-WORDS = {
-    "metric_2_1": "Metric 2.1", "metric_2_1_ascent": "Metric 2.1, by ascent", "metric_2_1_subspace": "Metric 2.1, subspace",
-    "lambda_max": "λ_max", "trace": "trace of the Hessian", "sam": "SAM's", "asam": "ASAM's", "adaptive_linf": "adaptive ℓ∞",
-    "average": "average sharpness",
-}  # fmt: skip
+CURVATURE = ("sharpness_times_lr", "lambda_max")
+GRADIENTS = ("batch_cosine", "step_cosine", "noise_scale", "gradient_norm")
+UNITS = {"noise_scale": "samples"}
 EDGE = Rule("y", 2.0, "2: edge of stability of plain gradient descent")
 
 
@@ -48,31 +38,29 @@ def measured(study: StudyResult) -> list[str]:
     return list(dict.fromkeys(row.key for row in study.measurements))
 
 
-def kind_words(key: str) -> str:
-    """A measurement's key for reading."""
-    name, _, mode = key.partition(" (")
-    words = WORDS.get(name, name.replace("_", " "))
-    return f"{words} ({mode}" if mode else words
-
-
 def look_figures(looks: Sequence[LookRow]) -> list[Figure]:
     """Curvature and gradients while training."""
     over = (
         "Means over seeds (geometric ones where the axis is logarithmic) with their 95 % t-intervals, at the updates "
         "that were looked at. "
     )
-    edge = "Momentum and Adam have other edges than 2 (Cohen et al. 2021). "
+    edge = "λ_max is that of the training loss; momentum and Adam have other edges than 2 (Cohen et al. 2021)."
+    gradients = (
+        "g_full is the gradient over the samples looked at; cos(g_t, g_t+j) is that of two full gradients, one look apart; "
+        "the noise scale is tr(Σ)/|G|² (McCandlish et al. 2018)."
+    )
     return [
         Figure(key, title, over + more, views)
         for key, title, more, names in (
             ("curvature", "Curvature while training", edge, CURVATURE),
-            ("gradients", "Gradients while training", "", GRADIENTS),
+            ("gradients", "Gradients while training", gradients, GRADIENTS),
         )
-        if (views := [view for name, words in names.items() for view in _look_views(looks, name, words)])
+        if (views := [view for name in names for view in _look_views(looks, name)])
     ]
 
 
-def _look_views(looks: Sequence[LookRow], name: str, words: str) -> Iterable[View]:
+def _look_views(looks: Sequence[LookRow], name: str) -> Iterable[View]:
+    words = ", ".join(filter(None, (measure_name(name), UNITS.get(name))))
     told = [look for look in looks if math.isfinite(look.values.get(name, math.nan))]
     log = spans_decades([look.values[name] for look in told])
     rules = (EDGE,) if name == "sharpness_times_lr" else ()

@@ -81,12 +81,14 @@ class Entry:
         more: below it, smaller.
         sketch: beside it.
         cell: whose mark stands before it; "" for none.
+        code: what the CSV has instead; "" for the value itself.
     """
 
     value: Cell
     more: str = ""
     sketch: Sketch | None = None
     cell: str = ""
+    code: str = ""
 
 
 @dataclass(frozen=True)
@@ -125,8 +127,8 @@ class Sheet:
 
     @property
     def csv(self) -> str:
-        """Every digit."""
-        return Table(self.columns, [[entry.value for entry in row] for row in self.entries]).csv()
+        """Every digit, and the names of the code."""
+        return Table(self.columns, [[entry.code or entry.value for entry in row] for row in self.entries]).csv()
 
 
 def shown(value: Cell, form: str = ".4g") -> str:

@@ -58,10 +58,10 @@ def study_page(folder: Path) -> Page:
 
 def _sections(folder: Path, study: StudyResult) -> Iterable[Section]:
     groups = dict.fromkeys(cell.group for cell in study.cells)
-    yield Section("contrasts", "What was asked beforehand", sheets=_made(contrast_sheet(study.contrasts, primary=True)))
-    yield Section(
-        "cells", "All cells", sheets=[cell_sheet(study.cells, group) for group in groups] + _made(lost_sheet(study))
-    )
+    asked = contrast_sheet(study.contrasts, primary=True, source=study.published)
+    cells = [cell_sheet(study.cells, group, study.published) for group in groups]
+    yield Section("contrasts", "What was asked beforehand", sheets=_made(asked))
+    yield Section("cells", "All cells", sheets=cells + _made(lost_sheet(study)))
     yield Section("curves", "Training curves", figures=training_figures(read_curves(folder, study)))
     yield Section(
         "minima", "Sharp or flat?", sheets=_made(sharpness_sheet(study)),
@@ -72,7 +72,9 @@ def _sections(folder: Path, study: StudyResult) -> Iterable[Section]:
     yield Section("looks", "Early in training", figures=look_figures(study.looks))
     yield Section("spectra", "Spectrum of the Hessian", figures=spectrum_figures(study.spectra))
     yield Section(
-        "exploratory", "Exploratory comparisons", sheets=_made(contrast_sheet(study.contrasts, primary=False))
+        "exploratory",
+        "Exploratory comparisons",
+        sheets=_made(contrast_sheet(study.contrasts, primary=False, source=study.published)),
     )
     yield Section("limits", "Limits and remarks", points=study.notes)
     yield Section(

@@ -2,13 +2,12 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
-from largebatch.report._figures import kind_words, measured
+from largebatch.report._figures import measured
 from largebatch.report._sheet import Entry, Scale, Sheet
-from largebatch.results import Column, Estimate
-from largebatch.study import CellRow, ContrastRow, StudyResult
+from largebatch.results import Column
+from largebatch.study import CellRow, ContrastRow, StudyResult, measure_name, published_of
 
 __all__ = ["cell_sheet", "contrast_sheet", "lost_sheet", "recipe_sheet", "run_sheet", "sharpness_sheet"]
 
@@ -17,14 +16,14 @@ SIGNS = {"difference": "−", "non-inferiority": "−", "ratio": "÷", "share": 
 FOLDED_FROM = 12  # rows of exploratory contrasts
 
 
-def contrast_sheet(rows: Sequence[ContrastRow], *, primary: bool) -> Sheet | None:
-    """Those named beforehand, or the others; None where there are none."""
+def contrast_sheet(rows: Sequence[ContrastRow], *, primary: bool, source: str = "") -> Sheet | None:
+    """Those named beforehand, or the others; None where there are none. `source` is that of published figures."""
     told = [row for row in rows if row.primary == primary]
     if not told:
         return None
-    scales = {kind: Scale.of([_percent(row) for row in told if _scale_of(row) == kind], ratio=kind[0] == "ratio")
+    scales = {kind: Scale.of([row.shown for row in told if _scale_of(row) == kind], ratio=kind[0] == "ratio")
               for kind in {_scale_of(row) for row in told}}  # fmt: skip
-    columns = ["contrast", "compared", "estimate [95 % interval]", "unit", "p"]
+    columns = ["contrast", "compared", "estimate [95 % interval]", "published", "unit", "p"]
     columns += ["p by Holm"] if primary else []
     columns += ["verdict", "seeds that would settle it"]
     caption = (
@@ -34,7 +33,7 @@ def contrast_sheet(rows: Sequence[ContrastRow], *, primary: bool) -> Sheet | Non
     )
     entries: list[list[Entry]] = []
     for row in told:
-        estimate = _percent(row)
+        estimate = row.shown
         entry = Entry(estimate, estimate.note, scales[_scale_of(row)].sketch(estimate))
         ps = [Entry(_p(row.p)), Entry(_p(row.p_holm))] if primary else [Entry(_p(row.p))]
         settles = Entry(None if row.seeds_needed is None else f"about {row.seeds_needed}")
@@ -44,6 +43,7 @@ def contrast_sheet(rows: Sequence[ContrastRow], *, primary: bool) -> Sheet | Non
                 Entry(row.name, row.question),
                 Entry(_compared(row)),
                 entry,
+                Entry(row.published or None),
                 Entry(estimate.unit or None),
                 *ps,
                 verdict,
@@ -51,17 +51,18 @@ def contrast_sheet(rows: Sequence[ContrastRow], *, primary: bool) -> Sheet | Non
             ]
         )
     key = "contrasts" if primary else "exploratory"
+    caption += _published(source, any(row.published for row in told))
     return Sheet(key, caption, columns, entries, folded=not primary and len(told) >= FOLDED_FROM).trimmed()
 
 
-def cell_sheet(cells: Sequence[CellRow], group: str) -> Sheet:
-    """The cells of one group with their gaps."""
+def cell_sheet(cells: Sequence[CellRow], group: str, source: str = "") -> Sheet:
+    """The cells of one group with their gaps. `source` is that of published figures."""
     told = [cell for cell in cells if cell.group == group]
     has_accuracy = any("test_accuracy" in cell.estimates for cell in told)
     metric, unit = ("test_accuracy", "%") if has_accuracy else ("test_loss", "")
     scale = Scale.of([cell.gap for cell in told if cell.gap is not None])
     columns = [
-        "cell", Column("batch"), Column(metric.replace("_", " "), unit),
+        "cell", Column("batch"), Column(metric.replace("_", " "), unit), "published",
         Column("gap to the reference", "points" if has_accuracy else ""), "train loss", "optimizer", Column("lr"), "warmup",
         "ghost batch", "budget", Column("updates"), Column("gradients", "10⁶ samples", ".3g"), "runs",
     ]  # fmt: skip
@@ -70,7 +71,7 @@ def cell_sheet(cells: Sequence[CellRow], group: str) -> Sheet:
         gap = None if cell.gap is None else scale.sketch(cell.gap)
         rows.append([
             Entry(cell.name, _about(cell), cell=cell.name),
-            Entry(cell.global_batch_size), Entry(cell.estimates.get(metric)),
+            Entry(cell.global_batch_size), Entry(cell.estimates.get(metric)), Entry(published_of(cell, metric)),
             Entry("reference" if cell.reference and cell.gap is None else cell.gap, sketch=gap),
             Entry(cell.estimates.get("train_loss")), Entry(cell.optimizer), Entry(float(cell.lr)),
             Entry(cell.warmup.replace(",", ", ")),
@@ -80,22 +81,22 @@ def cell_sheet(cells: Sequence[CellRow], group: str) -> Sheet:
     name = f"{group}: " if group else ""
     task = ", ".join(dict.fromkeys(cell.task for cell in told))
     caption = f"{name}{task}. Means over finished seeds with 95 % t-intervals; gaps are paired by seed."
+    caption += _published(source, any(published_of(cell, metric) for cell in told))
     return Sheet(f"cells-{list(dict.fromkeys(c.group for c in cells)).index(group)}", caption, columns, rows).trimmed()
 
 
 def sharpness_sheet(study: StudyResult) -> Sheet | None:
     """One row for each measure, one column for each cell that was measured; None where none was."""
-    keys = measured(study)
-    cells = [cell for cell in study.cells if any(key in cell.estimates for key in keys)]
-    if not cells:
+    table, keys = study.sharpness_table(), measured(study)
+    if not table.rows:
         return None
     unchanged = {row.key: row.unchanged_by for row in study.measurements}
     rows = [
-        [Entry(kind_words(key)), *(Entry(cell.estimates.get(key)) for cell in cells), Entry(unchanged[key] or None)]
-        for key in keys
-    ]  # fmt: skip
-    caption = "At the end of runs, means over seeds with 95 % t-intervals; in brackets whose batch-norm statistics."
-    return Sheet("sharpness", caption, ["measure", *(cell.name for cell in cells), "unchanged by"], rows)
+        [Entry(row[0], code=key), *row[1:], unchanged[key] or None] for key, row in zip(keys, table.rows, strict=True)
+    ]
+    caption = "At the end of runs, means over seeds with 95 % t-intervals; statistics are those of batch norm."
+    caption += _published(study.published, any("published" in str(column) for column in table.columns))
+    return Sheet("sharpness", caption, [*table.columns, "unchanged by"], rows).trimmed()
 
 
 def recipe_sheet(recipes: Mapping[str, Mapping[str, Any]], *, folded: bool = True) -> Sheet:
@@ -147,14 +148,8 @@ def lost_sheet(study: StudyResult) -> Sheet | None:
     return Sheet("lost", caption, ["cell", "seed", "status", "reason"], rows)
 
 
-def _percent(row: ContrastRow) -> Estimate:
-    """A share in per cent."""
-    e = row.estimate
-    if row.kind != "share":
-        return e
-    return replace(
-        e, value=100 * e.value, stderr=100 * e.stderr, low=100 * e.low, high=100 * e.high, unit="% of the gap"
-    )
+def _published(source: str, is_shown: bool) -> str:
+    return f" Published: {source}." if source and is_shown else ""
 
 
 def _scale_of(row: ContrastRow) -> tuple[str, str]:
@@ -163,7 +158,7 @@ def _scale_of(row: ContrastRow) -> tuple[str, str]:
 
 
 def _compared(row: ContrastRow) -> str:
-    metric = kind_words(row.metric)
+    metric = measure_name(row.metric)
     if row.kind == "share":
         return f"{metric}: what {row.a} closes, from {row.b}"
     if not row.a or not row.b:

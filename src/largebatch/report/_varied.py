@@ -8,14 +8,16 @@ import math
 from collections.abc import Mapping, Sequence
 
 from largebatch.recipe import Duration
+from largebatch.report._curves import BAND_FROM
 from largebatch.report._figure import Axis, Figure, Series, View, spans_decades
-from largebatch.report._figures import kind_words, measured
-from largebatch.study import CellRow, StudyResult
+from largebatch.report._figures import measured
+from largebatch.results import Estimate
+from largebatch.study import CellRow, StudyResult, measure_name
 
 __all__ = ["batch_figures", "switch_figures"]
 
 OVER = "One point for each cell: the mean over finished seeds with its 95 % t-interval. "
-MODES = "In brackets whose batch-norm statistics."
+MODES = "Statistics are those of batch norm."
 FEWEST_SWITCHES = 2
 
 
@@ -73,11 +75,16 @@ def _views(study: StudyResult, keys: Sequence[str], at: Mapping[str, float], axi
     views: list[View] = []
     for key in keys:
         told = [(cell.name, cell.estimates[key]) for cell in study.cells if key in cell.estimates and cell.name in at]
-        words = {"test_accuracy": "test accuracy, %", "test_loss": "test loss"}.get(key, kind_words(key))
+        words = {"test_accuracy": "test accuracy, %", "test_loss": "test loss"}.get(key, measure_name(key))
         log = key != "test_accuracy" and spans_decades([estimate.value for _, estimate in told])
-        series = [Series(name, [at[name]], [e.value], [e.low], [e.high], cell=name, points=True) for name, e in told]
+        series = [_point(name, at[name], estimate) for name, estimate in told]
         views += [View(words, axis, Axis(words, log), series, spread=axis.log)] if series else []
     return views
+
+
+def _point(cell: str, x: float, estimate: Estimate) -> Series:
+    ends = ([estimate.low], [estimate.high]) if estimate.n >= BAND_FROM else ((), ())
+    return Series(cell, [x], [estimate.value], *ends, cell=cell, points=True)
 
 
 def _each_run(study: StudyResult, key: str, metric: str, words: str) -> View | None:
@@ -91,4 +98,4 @@ def _each_run(study: StudyResult, key: str, metric: str, words: str) -> View | N
             points.setdefault(row.cell, []).append((row.value, y))
     series = [Series(cell, *zip(*pairs, strict=True), cell=cell, points=True) for cell, pairs in points.items()]
     log = spans_decades([x for pairs in points.values() for x, _ in pairs])
-    return View(kind_words(key), Axis(kind_words(key), log), Axis(words), series) if series else None
+    return View(measure_name(key), Axis(measure_name(key), log), Axis(words), series) if series else None

@@ -2,7 +2,7 @@
 
 from largebatch.study._branches import Branch, Branches, branch_batches
 from largebatch.study._cost import CellCost, StudyCost, study_cost
-from largebatch.study._design import Cell, Contrast, Measures, Study
+from largebatch.study._design import Cell, Contrast, Measures, Published, Study
 from largebatch.study._executors import open_executor
 from largebatch.study._findings import (
     CellRow,
@@ -17,6 +17,7 @@ from largebatch.study._findings import (
     curves,
     read_study,
 )
+from largebatch.study._names import measure_name
 from largebatch.study._open_question import open_question
 from largebatch.study._probe import ProbeCost, ProbePlan, RouteCost, probe_cost, run_probe
 from largebatch.study._runner import run_study
@@ -24,6 +25,7 @@ from largebatch.study._step_times import StepMeasurement, measure_steps, time_up
 from largebatch.study._studies import STUDIES, find_study
 from largebatch.study._subject import Subject
 from largebatch.study._sweep import Sweep, Trial, sweep_batches
+from largebatch.study._text import published_of
 from largebatch.study._tune import tune_rates
 
 __all__ = [
@@ -42,6 +44,7 @@ __all__ = [
     "PlaneRow",
     "ProbeCost",
     "ProbePlan",
+    "Published",
     "RouteCost",
     "RunRow",
     "SpectrumRow",
@@ -55,10 +58,12 @@ __all__ = [
     "branch_batches",
     "curves",
     "find_study",
+    "measure_name",
     "measure_steps",
     "open_executor",
     "open_question",
     "probe_cost",
+    "published_of",
     "read_study",
     "run_probe",
     "run_study",

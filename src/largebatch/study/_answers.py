@@ -1,137 +1,186 @@
-"""What the built-in studies say at the end: sentences made from their tables, hedged as far as the intervals require."""
+"""What the built-in studies say at the end: sentences made from their tables, hedged as far as the intervals require.
 
-import math
+What an interval excludes is claimed, all else is "not told apart"; fewer than three seeds claim nothing. Of many measures a
+sentence tells how many agree, and the extremes; the rest stands in the tables.
+"""
 
-from largebatch.results import Estimate
+from collections.abc import Sequence
+
 from largebatch.study._findings import ContrastRow, StudyResult
+from largebatch.study._names import measure_name
+from largebatch.study._values import excludes, negative
 
-__all__ = ["contrast_sentences", "open_question_answer"]
+__all__ = ["TOO_FEW", "contrast_sentences", "open_question_answer"]
 
-PREDICTORS = {
-    "early batch_cosine and accuracy": "the accuracy of early gradients, cos(g_batch, g_full)",
-    "early step_cosine and accuracy": "how long an early gradient stays what it was, cos(g_t, g_t+j)",
-    "largest sharpness_times_lr and accuracy": "the largest η·λ_max on the way",
-    "early lambda_max and accuracy": "early curvature λ_max",
+TOO_FEW = "too few runs"
+SINGLY, LISTED = 2, 4  # exploratory contrasts of one question: told one by one; named of those told apart
+NEUTRAL = {"ratio": 1.0}
+
+TOPICS = {
+    "gap": "the gap of SGD",
+    "recipe": "what Goyal's recipe closes of it",
+    "recipe, equal updates": "whether the recipe is as good at equal updates",
+    "kept, equal updates": "what more updates close",
+    "Keskar's gap": "the gap of Keskar's protocol",
+    "Keskar's protocol": "what the recipe closes of that",
+    "recovered minimum": "whether what the recipe finds is sharper",
+    "early gradients": "how accurate early gradients are",
+    "gradient descent": "what gradient descent costs",
+    "convex gap": "the gap of the convex control",
 }
+"""Contrast of the open question → what it is about."""
+
+SIGNS = {
+    "cos(g_batch, g_full) after one epoch and accuracy": "the accuracy of early gradients, cos(g_batch, g_full)",
+    "cos(g_t, g_t+j) after one epoch and accuracy": "how long an early gradient stays what it was, cos(g_t, g_t+j)",
+    "largest η·λ_max and accuracy": "the largest η·λ_max on the way",
+    "λ_max after one epoch and accuracy": "λ_max after one epoch",
+}
+"""Correlation of the open question → the sign it looks for."""
 
 
 def contrast_sentences(tables: StudyResult) -> tuple[str, ...]:
-    """The contrasts that were named beforehand, then the exploratory ones; or the best cell where there are none."""
-    if tables.contrasts:
-        explored = [f"{row.sentence}, exploratory" for row in tables.contrasts if not row.primary]
-        return (*(row.sentence for row in tables.contrasts if row.primary), *explored)
-    scored = [cell for cell in tables.cells if "test_accuracy" in cell.estimates]
-    best = max(scored, key=lambda cell: cell.estimates["test_accuracy"].value, default=None)
-    return (
-        () if best is None else (f"the best test accuracy is that of {best.name}: {best.estimates['test_accuracy']}",)
-    )
+    """The contrasts that were named beforehand, then the exploratory ones by their question; what is not known last."""
+    if not tables.contrasts:
+        return _best(tables)
+    known = [row for row in tables.contrasts if row.verdict != TOO_FEW]
+    questions = dict.fromkeys(row.question for row in known if not row.primary)
+    explored = [text for question in questions for text in _explored(question, known)]
+    names = [row.name for row in tables.contrasts if row.verdict == TOO_FEW]
+    return (*(row.sentence for row in known if row.primary), *explored, *_unknown(names, not known))
 
 
 def open_question_answer(tables: StudyResult) -> tuple[str, ...]:
-    """Gap, share closed, curves, sharp or flat by each metric, what predicts it, the control, and what remains."""
+    """Gap, share closed, curves, sharp or flat by each metric, what goes with it, the control, and what remains."""
+    found = {row.name: row for row in tables.contrasts if row.verdict != TOO_FEW}
+    unknown = [words for name, words in TOPICS.items() if (row := tables.contrast(name)) and row.name not in found]
     sentences = [
-        _gap(tables, "gap", "SGD, nothing changed: batch for batch at equal epochs the large one"),
-        _share(tables, "recipe", "Goyal's recipe (linear rule, gradual warmup, ghosts)"),
-        _curves(tables),
-        _as_good(tables),
-        _share(tables, "kept, equal updates", "Training for as many updates, with nothing else changed,"),
-        _gap(tables, "Keskar's gap", "Keskar's protocol (Adam, rate kept): the large batch"),
-        _share(tables, "Keskar's protocol", "With Goyal's recipe (rate × √k, gradual warmup, ghosts) Adam"),
-        _sharpness(tables, "kept", "The large batch's minimum with nothing changed"),
-        _sharpness(tables, "recipe", "The minimum that the recipe finds"),
-        _early(tables),
-        _predictors(tables),
-        _gap(tables, "gradient descent", "Gradient descent on the whole data set"),
-        _gap(tables, "convex gap", "Convex control (softmax regression on the same data): the large batch"),
+        _gap(found.get("gap"), "With SGD and nothing changed but the batch, at equal epochs, the large batch"),
+        _share(found.get("recipe"), "Goyal's recipe (linear rule, gradual warmup, ghosts)"),
+        _curves(found),
+        _as_good(found.get("recipe, equal updates")),
+        _share(
+            found.get("kept, equal updates"), "Training for as many updates as the small batch, nothing else changed,"
+        ),
+        _gap(found.get("Keskar's gap"), "By Keskar's protocol (Adam, rate kept) the large batch"),
+        _share(found.get("Keskar's protocol"), "There Goyal's recipe (rate × √k, gradual warmup, ghosts)"),
+        _sharpness(found, "kept", "the large batch's minimum with nothing changed"),
+        _sharpness(found, "recipe", "the minimum that the recipe finds"),
+        _early(found.get("early gradients")),
+        _signs(found),
+        _gap(found.get("gradient descent"), "Gradient descent on the whole data set"),
+        _gap(found.get("convex gap"), "In the convex control (softmax regression on the same data) the large batch"),
+        *_unknown(unknown, not found),
         _remains(tables),
     ]
     return tuple(sentence for sentence in sentences if sentence)
 
 
-def _gap(tables: StudyResult, name: str, subject: str) -> str:
-    row = tables.contrast(name)
-    if row is None or math.isnan(row.estimate.low):
-        return _unknown(row, subject)
-    gap = row.estimate
-    if gap.low > 0:
-        return f"{subject} is worse, by {gap} of test accuracy."
-    if gap.high < 0:
-        return f"{subject} is better, by {_negative(gap)} of test accuracy."
-    return f"{subject} is not told apart from the small one: no gap here ({gap}){_needed(row)}."
+def _gap(row: ContrastRow | None, subject: str) -> str:
+    if row is None:
+        return ""
+    gap = row.estimate if row.metric.endswith("accuracy") else negative(row.estimate)
+    if excludes(gap, 0.0):
+        word, size = ("worse", gap) if gap.low > 0 else ("better", negative(gap))
+        return f"{subject} is {word}, by {size} of {measure_name(row.metric)}{_doubt(row)}."
+    return f"{subject} is not told apart from the small one ({gap}{_needed(row)})."
 
 
-def _share(tables: StudyResult, name: str, subject: str) -> str:
-    row = tables.contrast(name)
-    if row is None or row.verdict == "too few runs":
-        return _unknown(row, subject)
-    if math.isnan(row.estimate.value):
-        return f"{subject}: no gap here to close."
+def _share(row: ContrastRow | None, subject: str) -> str:
+    if row is None:
+        return ""
     share = row.estimate
-    interval = f"{100 * share.value:.0f} % [{100 * share.low:.0f}, {100 * share.high:.0f}]"
-    if share.low > 0:
-        rest = " What remains is not told apart from 0." if share.high >= 1 else ""
-        return f"{subject} closes {interval} of the gap.{rest}"
-    return f"{subject} closes {interval} of the gap, not told apart from none{_needed(row)}."
+    if row.verdict == "no gap":
+        return f"{subject}: no gap here to close."
+    told = f"{100 * share.value:.0f} % [{100 * share.low:.0f}, {100 * share.high:.0f}]"
+    if not excludes(share, 0.0):
+        return f"{subject} closes {told} of the gap, not told apart from none{_needed(row)}."
+    if share.high < 0:
+        return f"{subject} widens the gap: it closes {told} of it{_doubt(row)}."
+    rest = "not all of it" if share.high < 1 else "more than all of it" if share.low > 1 else "perhaps all of it"
+    return f"{subject} closes {told} of the gap, {rest}{_doubt(row)}."
 
 
-def _as_good(tables: StudyResult) -> str:
-    row = tables.contrast("recipe, equal updates")
-    subject = "The recipe at as many updates as the small batch"
-    if row is None or row.verdict == "too few runs":
-        return _unknown(row, subject)
+def _as_good(row: ContrastRow | None) -> str:
+    if row is None:
+        return ""
+    subject, difference = "The recipe at as many updates as the small batch", f"difference {row.estimate}"
+    within = f"within {row.margin:g} {row.estimate.unit}".strip()
     if row.verdict == "as good within the margin":
-        return f"{subject} is as good as it, within {row.margin:g} points (difference {row.estimate})."
+        return f"{subject} is as good as it, {within} ({difference})."
     if row.verdict == "worse":
-        return f"{subject} is worse than it by more than {row.margin:g} points (difference {row.estimate})."
-    told = f"is not shown (difference {row.estimate}){_needed(row)}"
-    return f"{subject}: that it is as good, within {row.margin:g} points, {told}."
+        return f"{subject} is worse than it, not {within} ({difference})."
+    if row.verdict == "not after correction":
+        return f"{subject} is as good as it, {within} ({difference}){_doubt(row)}."
+    return f"{subject}: that it is as good, {within}, is not shown ({difference}{_needed(row)})."
 
 
-def _curves(tables: StudyResult) -> str:
-    rows = [row for row in tables.contrasts if row.name.startswith("curves at") and not math.isnan(row.estimate.low)]
+def _curves(found: dict[str, ContrastRow]) -> str:
+    rows = [row for name, row in found.items() if name.startswith("curves at")]
+    apart = [row for row in rows if excludes(row.estimate, 0.0)]
     if not rows:
         return ""
-    apart = [row for row in rows if row.verdict == "differs"]
-    shown = ", ".join(f"{row.estimate} {row.name.removeprefix('curves ')}" for row in apart or rows)
-    said = "do not coincide" if apart else "are not told apart, as Goyal says they should be"
-    return f"The training curves of the recipe and of the small batch {said}: train loss differs by {shown} of the run."
-
-
-def _sharpness(tables: StudyResult, side: str, subject: str) -> str:
-    rows = [
-        row for row in tables.contrasts if row.name.startswith(f"{side} ÷ small, ") and not math.isnan(row.estimate.low)
-    ]
-    if not rows:
-        return ""
-    groups = {
-        "sharper": [row for row in rows if row.estimate.low > 1],
-        "flatter": [row for row in rows if row.estimate.high < 1],
-        "not told apart": [row for row in rows if row.estimate.low <= 1 <= row.estimate.high],
-    }
-    parts = [f"{word} by {', '.join(map(_ratio, group))}" for word, group in groups.items() if group]
-    return f"{subject}, against the small batch's: {'; '.join(parts)}."
-
-
-def _early(tables: StudyResult) -> str:
-    row = tables.contrast("early gradients")
-    if row is None or math.isnan(row.estimate.low):
-        return ""
-    gap = row.estimate
-    certain = "more accurate than" if gap.low > 0 else "less accurate than"
-    word = "not told apart in accuracy from" if gap.low <= 0 <= gap.high else certain
-    cosines = f"cos(g_batch, g_full) differs by {gap}"
-    return f"After one epoch the large batch's gradients are {word} the small batch's: {cosines}."
-
-
-def _predictors(tables: StudyResult) -> str:
-    found = [(words, row) for name, words in PREDICTORS.items() if (row := tables.contrast(name)) is not None]
-    found = [(words, row) for words, row in found if not math.isnan(row.estimate.low)]
-    if not found:
-        return ""
-    shown = "; ".join(f"{words}: {row.estimate} ({row.verdict})" for words, row in found)
+    if not apart:
+        return "The training curves of the recipe and of the small batch are not told apart, as Goyal et al. report."
+    is_above = {row.estimate.low > 0 for row in apart}
+    side = "apart" if len(is_above) > 1 else "higher" if True in is_above else "lower"
+    sizes = [row.estimate if side != "lower" else negative(row.estimate) for row in apart]
+    told = ", ".join(f"by {size} {row.name.removeprefix('curves ')}" for row, size in zip(apart, sizes, strict=True))
     return (
-        f"What goes with the final accuracy over the cells of SGD (rank correlation within seeds, no cause): {shown}."
+        "The training curves of the recipe and of the small batch do not coincide: the recipe's train loss is "
+        f"{side} {told} of the run."
     )
+
+
+def _sharpness(found: dict[str, ContrastRow], side: str, subject: str) -> str:
+    """How many of the measures call it sharper, flatter, neither; the extremes of each."""
+    rows = [row for name, row in found.items() if name.startswith(f"{side} ÷ small, ")]
+    sharper = [row for row in rows if excludes(row.estimate, 1.0) and row.estimate.low > 1]
+    flatter = [row for row in rows if excludes(row.estimate, 1.0) and row.estimate.high < 1]
+    if not rows:
+        return ""
+    groups = {"sharper": sharper, "flatter": flatter}
+    parts = [
+        f"{word} by {len(group)} of {len(rows)} measures, {_extremes(group)}" for word, group in groups.items() if group
+    ]
+    rest = len(rows) - len(sharper) - len(flatter)
+    parts += [f"not told apart by {rest}{'' if parts else ' measures'}"] if rest else []
+    return f"Against the small batch's, {subject} is {'; '.join(parts)}."
+
+
+def _extremes(rows: Sequence[ContrastRow]) -> str:
+    """The least and the largest ratio."""
+    ordered = sorted(rows, key=lambda row: row.estimate.value)
+    told = [f"{row.estimate} times ({measure_name(row.metric)})" for row in (ordered[0], ordered[-1])]
+    return told[0] if len(rows) == 1 else f"from {told[0]} to {told[1]}"
+
+
+def _early(row: ContrastRow | None) -> str:
+    if row is None:
+        return ""
+    subject = "After one epoch the large batch's gradients are"
+    if not excludes(row.estimate, 0.0):
+        return f"{subject} not told apart from the small batch's in accuracy, cos(g_batch, g_full): {row.estimate}."
+    word, size = ("more", row.estimate) if row.estimate.low > 0 else ("less", negative(row.estimate))
+    return f"{subject} {word} accurate than the small batch's, by {size} in cos(g_batch, g_full)."
+
+
+def _signs(found: dict[str, ContrastRow]) -> str:
+    """What goes with the accuracy at the end."""
+    rows = {words: found[name] for name, words in SIGNS.items() if name in found}
+    if not rows:
+        return ""
+    over = f"over the {len(next(iter(rows.values())).cells)} cells of SGD with the large batch at equal epochs"
+    told = [
+        f"{words} goes with {'higher' if row.estimate.low > 0 else 'lower'} {measure_name(row.metric)} (rank correlation "
+        f"{row.estimate})"
+        for words, row in rows.items() if row.verdict == "goes with it"
+    ]  # fmt: skip
+    rest = [words for words, row in rows.items() if row.verdict != "goes with it"]
+    if not told:
+        return f"Of {len(rows)} signs in training none goes with what it ends at {over}: not told apart from chance."
+    others = f"; not told apart from chance: {'; '.join(rest)}" if rest else ""
+    return f"Exploratory, and no cause: {over}, {'; '.join(told)}{others}."
 
 
 def _remains(tables: StudyResult) -> str:
@@ -139,26 +188,57 @@ def _remains(tables: StudyResult) -> str:
     lost = [cell.name for cell in tables.cells if cell.diverged]
     parts: list[str] = []
     if open_rows:
-        parts.append("not settled: " + ", ".join(f"{row.name} (about {row.seeds_needed} seeds)" for row in open_rows))
+        told = ", ".join(f"{TOPICS.get(row.name, row.name)} (about {row.seeds_needed} seeds)" for row in open_rows)
+        parts.append(f"not settled: {told}")
     if lost:
         parts.append(f"diverged, at least in part: {', '.join(lost)}")
     if not tables.complete:
         missing = sum(row.status in ("missing", "failed") for row in tables.runs)
-        parts.append(f"{missing} of {len(tables.runs)} runs are missing or not yet measured")
+        runs = f"{missing} of {len(tables.runs)} runs are missing" if missing else "some runs are not yet measured"
+        parts.append(runs)
     return f"What remains: {'; '.join(parts)}." if parts else ""
 
 
-def _unknown(row: ContrastRow | None, subject: str) -> str:
-    return "" if row is None else f"{subject}: not known, {row.estimate.note or 'too few runs'}."
+def _explored(question: str, known: Sequence[ContrastRow]) -> list[str]:
+    """Exploratory contrasts of one question: one by one where they are few, else those that are told apart."""
+    rows = [row for row in known if row.question == question and not row.primary]
+    if len(rows) <= SINGLY:
+        return [f"Exploratory, {row.sentence}" for row in rows]
+    told = [row for row in rows if excludes(row.estimate, NEUTRAL.get(row.kind, 0.0))]
+    asked = f"Exploratory, {question} {len(told)} of {len(rows)} are told apart from chance"
+    named = sorted(told, key=lambda row: row.estimate.value, reverse=True)
+    shown = [f"{row.name} {row.shown}" for row in named[:LISTED]]
+    more = [f"{len(told) - LISTED} more in the table"] if len(told) > LISTED else []
+    return [f"{asked}{': ' if told else ''}{'; '.join([*shown, *more])}."]
+
+
+def _best(tables: StudyResult) -> tuple[str, ...]:
+    """Where nothing was asked: the highest mean, and no claim."""
+    scored = [cell for cell in tables.cells if "test_accuracy" in cell.estimates]
+    best = max(scored, key=lambda cell: cell.estimates["test_accuracy"].value, default=None)
+    if best is None:
+        return ()
+    return (f"The highest mean test accuracy is that of {best.name}, {best.estimates['test_accuracy']}; no comparison "
+            "was named, so none is judged.",)  # fmt: skip
+
+
+def _unknown(names: Sequence[str], is_all: bool) -> tuple[str, ...]:
+    """What cannot be judged."""
+    if not names:
+        return ()
+    if is_all:
+        return ("Nothing is judged: no comparison has 3 seeds that have finished in all its cells.",)
+    return (f"Not known, with fewer than 3 seeds finished in all their cells: {'; '.join(names)}.",)
+
+
+def _doubt(row: ContrastRow) -> str:
+    """What Holm's correction took back."""
+    return (
+        f" (by itself; not after Holm's correction, p = {row.p_holm:.2g})"
+        if row.verdict == "not after correction"
+        else ""
+    )
 
 
 def _needed(row: ContrastRow) -> str:
     return "" if row.seeds_needed is None else f"; about {row.seeds_needed} seeds would settle it"
-
-
-def _ratio(row: ContrastRow) -> str:
-    return f"{row.metric} {row.estimate}"
-
-
-def _negative(gap: Estimate) -> Estimate:
-    return Estimate(-gap.value, gap.stderr, -gap.high, -gap.low, gap.n, gap.unit, gap.level, gap.note)

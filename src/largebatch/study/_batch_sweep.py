@@ -48,12 +48,12 @@ def batch_sweep(
         Contrast("break point", "up to which batch is accuracy kept?", kind="break point", cells=names, primary=True),
         Contrast("the largest batch", "what does it cost?", names[0], end, primary=True),
         Contrast("sharpness and accuracy", "do sharper minima come with lower accuracy?", kind="correlation", cells=names,
-                 against="adaptive_linf (running)"),
+                 against=f"adaptive_linf ({sizes.modes[0]})"),
         Contrast("sharpness of the largest batch", "is it sharper?", end, names[0], kind="ratio",
-                 metric="adaptive_linf (running)"),
+                 metric=f"adaptive_linf ({sizes.modes[0]})"),
     )  # fmt: skip
     return Study(
-        name="batch-sweep", subject=subject, cells=cells, contrasts=contrasts, answer=contrast_sentences,
+        name="batch-sweep", subject=subject, cells=cells, contrasts=sizes.asked(contrasts), answer=contrast_sentences,
         question=f"how large a batch keeps the accuracy of batch {sizes.small} by Goyal's recipe at equal epochs?",
         measures=Measures(sharpness=SHARPNESS),
         notes=(f"{sizes.recipe.optimizer}, rate {sizes.recipe.lr:g} at batch {sizes.small}, gradual warmup",),

@@ -69,7 +69,7 @@ class Collector:
             name=study.name, question=study.question, task=study.subject.label, seeds=study.seeds, complete=complete,
             answer=(), cells=tuple(self._cell_row(cell) for cell in study.cells), contrasts=(), runs=tuple(runs),
             measurements=tuple(measures), looks=tuple(looks), **pictures, notes=study.notes, command=self._command,
-            versions=versions(), seconds=seconds, references=study.references,
+            versions=versions(), seconds=seconds, references=study.references, published=study.published,
         )  # fmt: skip
         return judge(study, tables)
 
@@ -108,6 +108,7 @@ class Collector:
             global_batch_size=last.global_batch_size, optimizer=recipe.optimizer, lr=recipe.lr, warmup=str(recipe.warmup),
             ghost_batch_size=recipe.ghost_batch_size, updates=total_updates(recipe, size),
             samples=Timeline(recipe, size).total_samples, gradient_cost=gradient_cost(recipe, size), recipe=recipe.to_json(),
+            published=cell.published,
         )  # fmt: skip
 
     def _picture_rows(self) -> dict[str, Any]:

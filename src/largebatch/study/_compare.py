@@ -26,12 +26,19 @@ from largebatch.study._break_point import break_point
 from largebatch.study._correlate import correlation
 from largebatch.study._design import Contrast, Study
 from largebatch.study._findings import ContrastRow, StudyResult
-from largebatch.study._values import FEWEST_SEEDS, Values, estimated, paired, values_of
+from largebatch.study._names import measure_name
+from largebatch.study._values import FEWEST_SEEDS, Values, estimated, excludes, negative, paired, values_of, varies
 
-__all__ = ["excludes", "judge"]
+__all__ = ["judge"]
 
 LEVEL = 0.95
-LOST = ("differs", "closes some of it", "as good within the margin")  # verdicts that a correction may undo
+LOST = (
+    "differs",
+    "closes some of it",
+    "widens it",
+    "as good within the margin",
+    "breaks",
+)  # verdicts that a correction may undo
 
 
 class Judgement(NamedTuple):
@@ -56,19 +63,14 @@ def judge(study: Study, tables: StudyResult) -> StudyResult:
     return replace(judged, answer=answer(judged))
 
 
-def excludes(estimate: Estimate, value: float) -> bool:
-    """Whether the whole interval is on one side of a value."""
-    return estimate.low > value or estimate.high < value
-
-
 def _judged(contrast: Contrast, values: Values) -> ContrastRow:
     found = _KINDS[contrast.kind](contrast, values) or _nothing(contrast, values)
     more = "" if found.seeds_needed is None else f"; about {found.seeds_needed} seeds would settle it"
     return ContrastRow(
         name=contrast.name, question=contrast.question, kind=contrast.kind, a=contrast.a, b=contrast.b,
         metric=contrast.metric, estimate=found.estimate, primary=contrast.primary, margin=contrast.margin, p=found.p,
-        p_holm=math.nan, verdict=found.verdict, sentence=f"{contrast.name}: {found.text} ({found.verdict}{more})",
-        seeds_needed=found.seeds_needed,
+        p_holm=math.nan, verdict=found.verdict, sentence=f"{contrast.name}: {found.text}{more}.",
+        seeds_needed=found.seeds_needed, cells=contrast.cells, published=contrast.published,
     )  # fmt: skip
 
 
@@ -76,11 +78,12 @@ def _difference(contrast: Contrast, values: Values) -> Judgement | None:
     a, b = paired(values, contrast.metric, [contrast.a, contrast.b])
     if len(a) < FEWEST_SEEDS:
         return None
-    found = paired_difference(a, b, unit=_unit(contrast))
-    differs = excludes(found, 0.0)
-    needed = None if differs else seeds_to_settle(_minus(a, b))
-    text = f"{_words(contrast.metric)}, {contrast.a} − {contrast.b}: {found}"
-    return Judgement(found, paired_p_value(a, b), "differs" if differs else "not told apart", text, needed)
+    found, p, about = paired_difference(a, b, unit=_unit(contrast)), paired_p_value(a, b), measure_name(contrast.metric)
+    if excludes(found, 0.0):
+        side, size = ("above", found) if found.low > 0 else ("below", negative(found))
+        return Judgement(found, p, "differs", f"{about}, {contrast.a} is {side} {contrast.b} by {size}")
+    text = f"{about}, {contrast.a} − {contrast.b} is not told apart from 0: {_noted(found)}"
+    return Judgement(found, p, "not told apart", text, seeds_to_settle(_minus(a, b)))
 
 
 def _non_inferiority(contrast: Contrast, values: Values) -> Judgement | None:
@@ -108,11 +111,11 @@ def _ratio(contrast: Contrast, values: Values) -> Judgement | None:
         return None
     found = paired_ratio([x for x, _ in pairs], [y for _, y in pairs])
     logs = [math.log(x / y) for x, y in pairs]
-    differs = excludes(found, 1.0)
-    needed = None if differs else seeds_to_settle(logs)
-    p = paired_p_value(logs, [0.0] * len(logs))
-    text = f"{_words(contrast.metric)}, {contrast.a} ÷ {contrast.b}: {found}"
-    return Judgement(found, p, "differs" if differs else "not told apart", text, needed)
+    p, about = paired_p_value(logs, [0.0] * len(logs)), f"{measure_name(contrast.metric)}, {contrast.a} ÷ {contrast.b}"
+    if excludes(found, 1.0):
+        return Judgement(found, p, "differs", f"{about} is {found}")
+    text = f"{about} is not told apart from 1: {_noted(found)}"
+    return Judgement(found, p, "not told apart", text, seeds_to_settle(logs))
 
 
 def _share(contrast: Contrast, values: Values) -> Judgement | None:
@@ -124,11 +127,13 @@ def _share(contrast: Contrast, values: Values) -> Judgement | None:
     if math.isnan(found.value):
         text = f"no gap here: {contrast.base} − {contrast.b} is {gap}, so there is no share for {contrast.a} to close"
         return Judgement(found, math.nan, "no gap", text, seeds_to_settle(whole))
-    closes = found.low > 0
     share = f"{100 * found.value:.0f} % [{100 * found.low:.0f}, {100 * found.high:.0f}]"
     text = f"{contrast.a} closes {share} of the gap of {gap} from {contrast.b} to {contrast.base}"
-    verdict = "closes some of it" if closes else "not told apart from none"
-    return Judgement(found, paired_p_value(a, b), verdict, text, None if closes else seeds_to_settle(part))
+    p = paired_p_value(a, b)
+    if excludes(found, 0.0):
+        verdict = "closes some of it" if found.low > 0 else "widens it"
+        return Judgement(found, p, verdict, text if found.low > 0 else f"{text}: it widens it")
+    return Judgement(found, p, "not told apart from none", f"{text}, not told apart from none", seeds_to_settle(part))
 
 
 def _correlation(contrast: Contrast, values: Values) -> Judgement | None:
@@ -141,31 +146,40 @@ def _correlation(contrast: Contrast, values: Values) -> Judgement | None:
     found = correlation([pairs for pairs in by_seed.values() if len(pairs) >= 3])
     if found is None or found.n < FEWEST_SEEDS:
         return None
-    verdict = "goes with it" if excludes(found, 0.0) else "not told apart from chance"
-    about = f"{_words(contrast.against)} and {_words(contrast.metric)} over {len(contrast.cells)} cells"
-    return Judgement(found, math.nan, verdict, f"rank correlation of {about}: {found}")
+    is_told = found.low > 0 or found.high < 0  # also where all seeds rank alike: that is no accident of rounding
+    verdict = "goes with it" if is_told else "not told apart from chance"
+    about = f"{measure_name(contrast.against)} and {measure_name(contrast.metric)} over {len(contrast.cells)} cells"
+    tail = "" if is_told else f", {verdict}"
+    return Judgement(found, math.nan, verdict, f"the rank correlation of {about} is {found}{tail}")
 
 
 def _break(contrast: Contrast, values: Values) -> Judgement | None:
-    """In log₂ of the batch, which stands at the end of the names of the cells."""
-    batches = [float(name.split()[-1]) for name in contrast.cells]
-    columns = paired(values, contrast.metric, contrast.cells)
-    sign = -1.0 if contrast.metric.endswith("loss") else 1.0
-    x = [math.log2(batch) for batch in batches]
-    bends = [break_point(x, [sign * v for v in row]) for row in zip(*columns, strict=True)]
-    found = [bend for bend in bends if bend is not None]
-    if len(bends) < FEWEST_SEEDS:
+    """In log₂ of the batch, which stands at the end of the names of the cells.
+
+    Noise bends every line a little, so there is a break only where the largest batch is worse than the smallest.
+    """
+    cells, sign = sorted(contrast.cells, key=_batch), -1.0 if contrast.metric.endswith("loss") else 1.0
+    columns = [[sign * v for v in column] for column in paired(values, contrast.metric, cells)]
+    if len(columns[0]) < FEWEST_SEEDS:
         return None
+    x, about = [math.log2(_batch(cell)) for cell in cells], measure_name(contrast.metric)
+    fall, p = paired_difference(columns[0], columns[-1], unit=_unit(contrast)), paired_p_value(columns[0], columns[-1])
+    falls = excludes(fall, 0.0) and fall.low > 0
+    bends = [break_point(x, row) for row in zip(*columns, strict=True)] if falls else []
+    found = [bend for bend in bends if bend is not None]
     if len(found) < FEWEST_SEEDS:
-        text = f"no break up to batch {batches[-1]:.0f}: {len(bends) - len(found)} of {len(bends)} seeds show none"
-        return Judgement(
-            Estimate(math.nan, math.nan, math.nan, math.nan, len(found), note=text), math.nan, "no break", text
-        )
+        lost = f"what it loses there against {cells[0]} is {'' if falls else 'not told apart from 0: '}{_noted(fall)}"
+        nothing = Estimate(math.nan, math.nan, math.nan, math.nan, len(columns[0]), note="no break")
+        return Judgement(nothing, p, "no break", f"no break of {about} up to {cells[-1]}; {lost}")
     log = mean_interval(found)
     value, low, high = (2.0**v for v in (log.value, log.low, log.high))
     told = Estimate(value, value * math.log(2) * log.stderr, low, high, log.n, "samples", log.level, log.note)
     without = f"; {len(bends) - len(found)} of {len(bends)} seeds show none" if len(found) < len(bends) else ""
-    return Judgement(told, math.nan, "breaks", f"accuracy is level up to batch {told}, and falls beyond{without}")
+    return Judgement(told, p, "breaks", f"{about} is level up to batch {told}, and gets worse beyond{without}")
+
+
+def _batch(cell: str) -> float:
+    return float(cell.rsplit(maxsplit=1)[-1])
 
 
 def _nothing(contrast: Contrast, values: Values) -> Judgement:
@@ -191,12 +205,19 @@ def _corrected(rows: list[ContrastRow]) -> tuple[ContrastRow, ...]:
 
 
 def _with_holm(row: ContrastRow, p: float) -> ContrastRow:
-    """What holds alone may not hold as one of several questions."""
+    """What holds alone may not hold as one of several questions; that one is worse is told by its own interval."""
     if math.isnan(p):
         return row
     is_lost = row.verdict in LOST and p > 1 - LEVEL
-    verdict, tail = ("not after correction", "; not after correction") if is_lost else (row.verdict, "")
-    return replace(row, p_holm=p, verdict=verdict, sentence=f"{row.sentence}, Holm's p = {p:.2g}{tail}")
+    verdict, tail = ("not after correction", ": not after correction") if is_lost else (row.verdict, "")
+    told = "" if row.verdict == "worse" else f" Holm's p = {p:.2g}{tail}."
+    return replace(row, p_holm=p, verdict=verdict, sentence=f"{row.sentence}{told}")
+
+
+def _noted(estimate: Estimate) -> str:
+    """With its interval, if it has one."""
+    same = f"{estimate.value:.4g} {estimate.unit}".strip()
+    return str(estimate) if varies(estimate) else f"{same} for every seed, which tells nothing of their spread"
 
 
 def _minus(a: list[float], b: list[float]) -> list[float]:
@@ -205,7 +226,3 @@ def _minus(a: list[float], b: list[float]) -> list[float]:
 
 def _unit(contrast: Contrast) -> str:
     return "points" if contrast.metric.endswith("accuracy") else ""
-
-
-def _words(metric: str) -> str:
-    return metric.replace("_", " ")

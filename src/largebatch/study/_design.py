@@ -15,12 +15,30 @@ from largebatch.study._subject import Subject
 if TYPE_CHECKING:
     from largebatch.study._findings import StudyResult
 
-__all__ = ["MOST_PRIMARY", "Cell", "Contrast", "Measures", "Study"]
+__all__ = ["MOST_PRIMARY", "Cell", "Contrast", "Measures", "Published", "Study"]
 
 MOST_PRIMARY = 5
 
 Answer = Callable[["StudyResult"], tuple[str, ...]]
 """What a study says at the end, from its tables alone."""
+
+
+@dataclass(frozen=True)
+class Published(Result):
+    """A paper's own figure, which stands beside ours.
+
+    Args:
+        metric: of a run or its measurements; of measurements without brackets where the paper does not say whose
+            batch-norm statistics.
+        value, deviation: mean and standard deviation over the paper's runs, in the metric's unit.
+    """
+
+    metric: str
+    value: float
+    deviation: float
+
+    def __str__(self) -> str:
+        return f"{self.value:.2f} ± {self.deviation:.2f}"
 
 
 @dataclass(frozen=True)
@@ -35,6 +53,7 @@ class Cell:
         group: cells of one group are compared with one another.
         reference: gaps of its group are taken against this cell.
         measures: at the end of every run: "sharpness", "linear rule"; others come from training anyway.
+        published: a paper's figures of this cell.
     """
 
     name: str
@@ -44,6 +63,7 @@ class Cell:
     group: str = "network"
     reference: bool = False
     measures: tuple[Literal["sharpness", "linear rule"], ...] = ()
+    published: tuple[Published, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -61,6 +81,7 @@ class Contrast(Result):
             "metric_2_1 (running)".
         margin: of non-inferiority, in the metric's unit.
         primary: named beforehand, and corrected for one another.
+        published: what a paper found, in words.
     """
 
     name: str
@@ -74,6 +95,7 @@ class Contrast(Result):
     primary: bool = False
     cells: tuple[str, ...] = ()
     against: str = ""
+    published: str = ""
 
 
 @dataclass(frozen=True)
@@ -121,6 +143,7 @@ class Study:
         answer: sentences for the end; None: one for each primary contrast.
         notes: what a reader should know.
         references: of the methods used.
+        published: whose the published figures are: data, tables, source.
 
     Raises:
         ValueError: with every mistake.
@@ -136,6 +159,7 @@ class Study:
     answer: Answer | None = None
     notes: tuple[str, ...] = ()
     references: tuple[str, ...] = ()
+    published: str = ""
 
     def __post_init__(self) -> None:
         if isinstance(self.subject, str):
@@ -176,13 +200,15 @@ class Study:
         """The design, for `study.json`."""
         cells = [
             {"name": c.name, "about": c.about, "group": c.group, "reference": c.reference, "measures": list(c.measures),
-             "subject": self.subject_of(c).to_json(), "recipe": c.recipe.to_json()}
+             "subject": self.subject_of(c).to_json(), "recipe": c.recipe.to_json(),
+             "published": [figure.to_json() for figure in c.published]}
             for c in self.cells
         ]  # fmt: skip
         return {
             "name": self.name, "question": self.question, "subject": self.subject.to_json(), "seeds": list(self.seeds),
             "cells": cells, "contrasts": [contrast.to_json() for contrast in self.contrasts],
             "measures": self.measures.to_json(), "notes": list(self.notes), "references": list(self.references),
+            "published": self.published,
         }  # fmt: skip
 
 

@@ -4,13 +4,14 @@ study.json          the design              runs/<digest>/      run folders, and
 result.json         these tables            paths/ planes/ spectra/    pictures, kept so that none is made twice
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path as FilePath
 from typing import Any
 
 from largebatch.diagnose import Path, Plane, Spectrum
-from largebatch.results import Cell as TableCell
-from largebatch.results import Column, Estimate, Result, RunFolder, Table
+from largebatch.results import Estimate, Result, RunFolder, Table
+from largebatch.study._design import Published
+from largebatch.study._text import cell_table, sharpness_table, study_text
 
 __all__ = [
     "CellRow",
@@ -100,6 +101,7 @@ class CellRow(Result):
         finished, diverged, failed, missing: how many of the seeds.
         estimates: over finished seeds, by name: test_accuracy and train_accuracy in %, losses, distance, measurements.
         gap: test accuracy of the reference minus this, in points, or the loss where the task has no accuracy.
+        published: a paper's own figures of it.
     """
 
     name: str
@@ -123,6 +125,7 @@ class CellRow(Result):
     missing: int = 0
     estimates: dict[str, Estimate] = field(default_factory=dict)
     gap: Estimate | None = None
+    published: tuple[Published, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -133,6 +136,8 @@ class ContrastRow(Result):
         p: NaN where there is none.
         p_holm: corrected over the primary contrasts; NaN for exploratory ones.
         seeds_needed: how many would probably settle what these do not; None where they do, or nobody can tell.
+        cells: of a correlation or a break point.
+        published: what a paper found, in words.
     """
 
     name: str
@@ -149,6 +154,17 @@ class ContrastRow(Result):
     verdict: str
     sentence: str
     seeds_needed: int | None = None
+    cells: tuple[str, ...] = ()
+    published: str = ""
+
+    @property
+    def shown(self) -> Estimate:
+        """The estimate as it is read: a share in per cent."""
+        e = self.estimate
+        if self.kind != "share":
+            return e
+        numbers = {name: 100 * getattr(e, name) for name in ("value", "stderr", "low", "high")}
+        return replace(e, **numbers, unit="% of the gap")
 
 
 @dataclass(frozen=True)
@@ -190,6 +206,7 @@ class StudyResult(Result):
         command: that made it.
         versions: of what computed it.
         seconds: of all runs and measurements together.
+        published: whose the published figures are, if there are any.
     """
 
     name: str
@@ -211,6 +228,7 @@ class StudyResult(Result):
     versions: dict[str, str] = field(default_factory=dict)
     seconds: float = 0.0
     references: tuple[str, ...] = ()
+    published: str = ""
 
     def contrast(self, name: str) -> ContrastRow | None:
         """The contrast of that name, if the study has it."""
@@ -222,28 +240,15 @@ class StudyResult(Result):
 
     def table(self) -> Table:
         """The cells, for reading."""
-        has_accuracy = any("test_accuracy" in cell.estimates for cell in self.cells)
-        metric = "test_accuracy" if has_accuracy else "test_loss"
-        columns = ["cell", Column("batch"), Column("test accuracy", "%") if has_accuracy else "test loss",
-                   Column("gap", "points" if has_accuracy else ""), "train loss", Column("updates"), "runs"]  # fmt: skip
-        rows: list[list[TableCell]] = [
-            [cell.name, cell.global_batch_size, cell.estimates.get(metric), cell.gap, cell.estimates.get("train_loss"),
-             cell.updates, _counted(cell)]
-            for cell in self.cells
-        ]  # fmt: skip
-        return Table(columns, rows)
+        return cell_table(self)
+
+    def sharpness_table(self) -> Table:
+        """What was measured at the end of runs, one row for each measure; without rows where nothing was."""
+        return sharpness_table(self)
 
     def text(self) -> str:
-        """The answer, then the table, for a terminal."""
-        lines = [f"{self.task}: {self.question}", "", *self.answer, "", self.table().text()]
-        told = [row for row in self.contrasts if row.primary]
-        if told:
-            lines += ["", "named beforehand (p corrected by Holm 1979):", *(f"  {row.sentence}" for row in told)]
-        lines += ["", *(f"note: {note}" for note in self.notes)]
-        lost = [
-            f"  {run.cell}, seed {run.seed}: {run.reason}" for run in self.runs if run.status in ("failed", "diverged")
-        ]
-        return "\n".join([*lines, *(["runs that did not end well:", *lost] if lost else [])]) + "\n"
+        """The answer, then the tables, for a terminal."""
+        return study_text(self)
 
 
 def read_study(folder: str | FilePath) -> StudyResult:
@@ -263,9 +268,3 @@ def read_study(folder: str | FilePath) -> StudyResult:
 def curves(folder: str | FilePath, row: RunRow) -> list[dict[str, Any]]:
     """The log of one run: rows of kind "update" and "epoch"; none where the run left none."""
     return RunFolder(FilePath(folder) / row.folder).log() if row.folder else []
-
-
-def _counted(cell: CellRow) -> str:
-    """How many ended how."""
-    parts = [(cell.finished, ""), (cell.diverged, "diverged"), (cell.failed, "failed"), (cell.missing, "missing")]
-    return ", ".join(f"{number} {name}".strip() for number, name in parts if number) or "0"

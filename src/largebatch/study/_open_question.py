@@ -8,18 +8,17 @@ gradual} × budget {equal epochs, equal updates} × statistics {whole batch, gho
 softmax regression on the same data, where there is one minimum and so nothing to be sharp.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Literal
 
-from largebatch.core import has_batch_norm
 from largebatch.recipe import Recipe
 from largebatch.study._answers import open_question_answer
 from largebatch.study._design import Cell, Contrast, Measures, Study
+from largebatch.study._names import measure_name
 from largebatch.study._plan import total_updates
 from largebatch.study._sizes import Sizes
 from largebatch.study._subject import Subject
-from largebatch.train import build_model
 
 __all__ = ["open_question"]
 
@@ -28,7 +27,6 @@ MARGIN_POINTS = 0.5
 CONVEX_RATE = 4.0  # times the network's: without batch norm the same rate learns little in this time
 GHOST = 32
 SHARPNESS = ("metric_2_1_ascent", "lambda_max", "trace", "asam", "adaptive_linf")
-MODES = ("running", "batch")
 
 Rate = Literal["kept", "scaled"]
 Rise = Literal["none", "constant", "gradual"]
@@ -60,14 +58,13 @@ def open_question(
     sizes = Sizes.of(subject, small, large, duration)
     sgd, size = sizes.recipe, sizes.train_size
     grid = _Grid(sizes, whole_updates)
-    cells = [*grid.cells(quick=quick), *grid.controls(subject, quick=quick)]
-    normed = has_batch_norm(build_model(subject.load(), 0))
+    cells = [*grid.cells(quick=quick), *(grid.controls(subject, quick=quick) if subject.has_classes else ())]
     k = grid.large // sgd.global_batch_size
     return Study(
         name="open-question",
         subject=subject,
         cells=tuple(cells),
-        contrasts=tuple(_contrasts(cells, normed=normed)),
+        contrasts=sizes.asked(_contrasts(cells, sizes.modes)),
         question=f"is the large batch worse, does Goyal's recipe win it back, and is what it finds sharp? "
         f"Batches {sgd.global_batch_size}, {grid.large} and {size} of {size} samples",
         measures=Measures(
@@ -213,7 +210,7 @@ class _Grid:
             yield replace(cell, recipe=recipe, subject=convex, group="convex control")
 
 
-def _contrasts(cells: list[Cell], *, normed: bool) -> Iterator[Contrast]:
+def _contrasts(cells: list[Cell], modes: Sequence[str]) -> Iterator[Contrast]:
     small, kept, goyal = "sgd small", "sgd large kept", "sgd large scaled gradual"
     yield Contrast("gap", "is the large batch worse with nothing changed?", small, kept, primary=True)
     yield Contrast("recipe", "how much does Goyal's recipe win back?", goyal, kept, small, "share", primary=True)
@@ -225,26 +222,28 @@ def _contrasts(cells: list[Cell], *, normed: bool) -> Iterator[Contrast]:
         "Keskar's protocol", "how much of Keskar's own gap does the recipe win back?", "adam large scaled gradual ghosts",
         "adam large kept", "adam small", "share", primary=True,
     )  # fmt: skip
-    mode = "running" if normed else "none"
     yield Contrast("recovered minimum", "is what the recipe finds sharper, rescalings aside?", goyal, small, kind="ratio",
-                   metric=f"adaptive_linf ({mode})", primary=True)  # fmt: skip
+                   metric=f"adaptive_linf ({modes[0]})", primary=True)  # fmt: skip
     yield Contrast("Keskar's gap", "is Keskar's large batch worse?", "adam small", "adam large kept")
     yield Contrast("kept, equal updates", "is it the number of updates?", f"{kept}, updates", kept, small, "share")
     yield Contrast("gradient descent", "what does no noise at all cost?", small, "sgd whole kept, updates")
-    yield Contrast("convex gap", "is there a gap where there is one minimum?", "softmax small", "softmax large kept")
+    if any(cell.name == "softmax small" for cell in cells):
+        yield Contrast(
+            "convex gap", "is there a gap where there is one minimum?", "softmax small", "softmax large kept"
+        )
     yield Contrast("warmup", "what does warmup add to the linear rule?", goyal, "sgd large scaled")
     for when in ("a quarter", "half", "three quarters"):
         yield Contrast(
             f"curves at {when}", "do the training curves coincide?", goyal, small, metric=f"train_loss at {when}"
         )
-    for mode in MODES if normed else ("none",):
+    for mode in modes:
         for kind in SHARPNESS:
-            metric = f"{kind} ({mode})"
-            yield Contrast(f"kept ÷ small, {metric}", "is it sharper?", kept, small, kind="ratio", metric=metric)
-            yield Contrast(f"recipe ÷ small, {metric}", "is it sharper?", goyal, small, kind="ratio", metric=metric)
+            metric, name = f"{kind} ({mode})", measure_name(f"{kind} ({mode})")
+            yield Contrast(f"kept ÷ small, {name}", "is it sharper?", kept, small, kind="ratio", metric=metric)
+            yield Contrast(f"recipe ÷ small, {name}", "is it sharper?", goyal, small, kind="ratio", metric=metric)
     yield Contrast("early gradients", "are the large batch's early gradients inaccurate?", kept, small,
                    metric="early batch_cosine")  # fmt: skip
     compared = tuple(c.name for c in cells if c.name.startswith("sgd large") and "updates" not in c.name)
     for against in ("early batch_cosine", "early step_cosine", "largest sharpness_times_lr", "early lambda_max"):
-        yield Contrast(f"{against} and accuracy", "what predicts the final accuracy?", kind="correlation", cells=compared,
-                       against=against)  # fmt: skip
+        yield Contrast(f"{measure_name(against)} and accuracy", "what predicts the final accuracy?", kind="correlation",
+                       cells=compared, against=against)  # fmt: skip

@@ -72,10 +72,10 @@ def remedies(
         *(Contrast(name, "what does it win back alone?", name, "large kept", "small", "share") for name in alone),
         *(Contrast(name, "what does it add to the recipe?", name, "recipe") for name in added),
         *(Contrast(f"sharpness, {name}", "is what it finds flatter?", name, "recipe", kind="ratio",
-                   metric="adaptive_linf (running)") for name in added),
+                   metric=f"adaptive_linf ({sizes.modes[0]})") for name in added),
     )  # fmt: skip
     return Study(
-        name="remedies", subject=subject, cells=cells, contrasts=contrasts, answer=contrast_sentences,
+        name="remedies", subject=subject, cells=cells, contrasts=sizes.asked(contrasts), answer=contrast_sentences,
         question=f"which remedy wins back what batch {sizes.large} loses against {sizes.small}, and at what cost?",
         measures=Measures(sharpness=("lambda_max", "adaptive_linf")),
         notes=(

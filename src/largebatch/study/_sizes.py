@@ -1,14 +1,18 @@
-"""Two batch sizes and the recipe of the small one, as the built-in studies start from them."""
+"""Two batch sizes and the recipe of the small one, as the built-in studies start from them, and what they compare."""
 
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 
-from largebatch.core import data_size
+from largebatch.core import data_size, has_batch_norm
 from largebatch.recipe import Recipe, Timeline
+from largebatch.study._design import Contrast
 from largebatch.study._subject import Subject
+from largebatch.train import build_model
 
 __all__ = ["Sizes"]
 
 KESKAR_SHARE = 10  # the large batch is a tenth of the training data
+LOSS_MARGIN = 0.01  # how much worse would do, where there is no accuracy
 
 
 @dataclass(frozen=True)
@@ -19,12 +23,16 @@ class Sizes:
         recipe: at the small batch.
         small, large: batches.
         train_size: samples of the training data.
+        modes: of batch norm, in which sharpness is measured: "none" where the network has none.
+        has_accuracy: whether the task knows more than its loss.
     """
 
     recipe: Recipe
     small: int
     large: int
     train_size: int
+    modes: tuple[str, ...]
+    has_accuracy: bool
 
     @classmethod
     def of(cls, subject: Subject, small: int | None, large: int | None, duration: str | None) -> "Sizes":
@@ -45,7 +53,19 @@ class Sizes:
                 f"large: expected more than the small batch of {recipe.global_batch_size} and at most the {size} samples, "
                 f"got {wanted}; give --large"
             )
-        return cls(recipe, recipe.global_batch_size, wanted, size)
+        modes = ("running", "batch") if has_batch_norm(build_model(task, 0)) else ("none",)
+        return cls(recipe, recipe.global_batch_size, wanted, size, modes, "accuracy" in task.metrics)
+
+    def asked(self, contrasts: Iterable[Contrast]) -> tuple[Contrast, ...]:
+        """The contrasts, of the test loss where the task has no accuracy."""
+        if self.has_accuracy:
+            return tuple(contrasts)
+        return tuple(
+            replace(c, metric="test_loss", margin=None if c.margin is None else LOSS_MARGIN)
+            if c.metric == "test_accuracy"
+            else c
+            for c in contrasts
+        )
 
     @property
     def epochs(self) -> float:

@@ -51,6 +51,12 @@ class Subject(Result):
         return replace(self, task=_found(self.task).origin or self.task)
 
     @property
+    def has_classes(self) -> bool:
+        """Whether it is the classification of resident samples, so that softmax regression is a control for it."""
+        train = self.load().train
+        return isinstance(train, tuple) and train[1].dim() == 1 and not train[1].is_floating_point()
+
+    @property
     def label(self) -> str:
         """For reading."""
         part = "" if self.samples is None else f", {self.samples} samples"

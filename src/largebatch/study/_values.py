@@ -7,10 +7,11 @@ from dataclasses import replace
 from largebatch.results import Estimate, mean_interval, paired_difference
 from largebatch.study._findings import CellRow, LookRow, StudyResult
 
-__all__ = ["FEWEST_SEEDS", "Values", "estimated", "paired", "unit_of", "values_of"]
+__all__ = ["FEWEST_SEEDS", "Values", "estimated", "excludes", "negative", "paired", "unit_of", "values_of", "varies"]
 
 FEWEST_SEEDS = 3  # Student's t with one degree of freedom is 12.7 wide
 EARLY_EPOCH = 1.0
+ROUNDING = 1e-9  # of float64 in per cent of some hundred samples, and more
 
 Values = Mapping[str, Mapping[int, Mapping[str, float]]]
 """Cell → seed → name → value."""
@@ -56,6 +57,21 @@ def paired(values: Values, metric: str, cells: Sequence[str]) -> list[list[float
                for cell in cells]  # fmt: skip
     shared = sorted(set.intersection(*(set(column) for column in by_seed)))
     return [[column[seed] for seed in shared] for column in by_seed]
+
+
+def excludes(estimate: Estimate, value: float) -> bool:
+    """Whether the whole interval is on one side of a value; not where all seeds agree, which tells no spread."""
+    return varies(estimate) and (estimate.low > value or estimate.high < value)
+
+
+def varies(estimate: Estimate) -> bool:
+    """Whether seeds differ by more than rounding."""
+    return estimate.stderr > ROUNDING * abs(estimate.value)
+
+
+def negative(estimate: Estimate) -> Estimate:
+    """Of b − a, from that of a − b."""
+    return replace(estimate, value=-estimate.value, low=-estimate.high, high=-estimate.low)
 
 
 def unit_of(metric: str) -> str:

@@ -57,7 +57,7 @@ def warm_start(
         Cell("large only, equal updates", replace(plain, duration=f"{updates}steps"), f"as many updates as {last}",
              measures=("sharpness",)),
     )  # fmt: skip
-    metric = "adaptive_linf (running)"
+    metric = f"adaptive_linf ({sizes.modes[0]})"
     contrasts = (
         Contrast("warm start against small", "is it as good as the small batch?", last, "small only", primary=True,
                  kind="non-inferiority", margin=MARGIN_POINTS),
@@ -70,7 +70,7 @@ def warm_start(
           for name in list(warm)[:-1]),
     )  # fmt: skip
     return Study(
-        name="warm-start", subject=subject, cells=cells, contrasts=contrasts, answer=contrast_sentences,
+        name="warm-start", subject=subject, cells=cells, contrasts=sizes.asked(contrasts), answer=contrast_sentences,
         question=f"does a start with batch {sizes.small} save batch {sizes.large}, and when is it late enough to switch?",
         measures=Measures(sharpness=SHARPNESS, paths=(("small only", "large only"), ("small only", last))),
         notes=("Adam at rate 1e-3, constant, statistics of the whole batch, a new optimiser at the switch",),
