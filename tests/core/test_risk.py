@@ -245,6 +245,21 @@ def test_a_data_set_is_read_once_and_gives_what_tensors_give():
     assert part.value() == pytest.approx(full_batch(model, [torch.stack(t) for t in zip(*part.data, strict=True)])[0])
 
 
+def test_a_pass_takes_more_samples_where_a_gradient_to_be_added_up_outweighs_the_activations():
+    targets = torch.randint(10, (2000,), generator=torch.Generator().manual_seed(0))
+    images = torch.randn(2000, 1, 6, 6, generator=torch.Generator().manual_seed(0))
+    filters = nn.Sequential(nn.Conv2d(1, 8, 3, padding=1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    convolutional = nn.Sequential(filters, nn.Linear(8, 10))  # 170 parameters, 602 activations an example
+    wide = nn.Sequential(nn.Flatten(), nn.Linear(36, 400), nn.Linear(400, 10))  # 18,810 and 446
+    sizes = {}
+    for name, model in (("convolutional", convolutional), ("wide", wide)):
+        risk = Risk(model, cross_entropy, (images, targets), batch_size=2000)
+        with risk.measuring():
+            sizes[name] = [len(inputs) for inputs, _ in risk.pieces(100)]
+            assert risk.piece_size(100, is_balanced=False) == 100
+    assert sizes == {"convolutional": [100] * 20, "wide": [253] * 7 + [229]}
+
+
 def test_passes_are_counted_by_operations():
     model, data = problem()
     risk = Risk(model, cross_entropy, data, batch_size=3)

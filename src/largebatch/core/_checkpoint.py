@@ -18,6 +18,8 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
+from largebatch.results import flush_folder
+
 __all__ = [
     "Checkpoint",
     "discard_checkpoints",
@@ -62,11 +64,11 @@ def write_checkpoint(
     contents[CHECKSUMS] = json.dumps(checksums, indent=2).encode()
     for name, content in contents.items():
         _write_synchronised(temporary / name, content)
-    _synchronise_folder(temporary)
+    flush_folder(temporary)
     if final.exists():  # left by a run that was resumed from an earlier checkpoint
         shutil.rmtree(final)
     temporary.rename(final)
-    _synchronise_folder(folder)
+    flush_folder(folder)
     return final
 
 
@@ -136,11 +138,3 @@ def _write_synchronised(path: Path, content: bytes) -> None:
         file.write(content)
         file.flush()
         os.fsync(file.fileno())
-
-
-def _synchronise_folder(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -29,11 +29,14 @@ def require_finite_weights(model: nn.Module) -> None:
 
 
 @torch.no_grad()
-def require_repeatable(model: nn.Module, losses: Callable[[], Tensor]) -> None:
+def require_repeatable(model: nn.Module, losses: Callable[[], Tensor]) -> int:
     """Refuse a model that gives two answers, or that a pass changes; the default generator is left seeded.
 
     Args:
         losses: of each example, by a pass through the model.
+
+    Returns:
+        How many passes it took.
 
     Raises:
         ValueError: two passes that disagree, buffers that a pass moves, a loss that is not finite.
@@ -63,6 +66,7 @@ def require_repeatable(model: nn.Module, losses: Callable[[], Tensor]) -> None:
             f"model: expected the same loss from two passes over the same samples, they differ by {difference:.3g}: "
             "something draws random numbers in evaluation, such as F.dropout without training=self.training"
         )
+    return len(found)
 
 
 def _same(a: Tensor, b: Tensor) -> bool:

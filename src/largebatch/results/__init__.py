@@ -2,7 +2,7 @@
 
 from largebatch.results._chart import Chart, Series
 from largebatch.results._folder import RunFolder, run_digest
-from largebatch.results._json import decode, encode, json_text, read_json, replace_file, write_json
+from largebatch.results._json import decode, encode, flush_folder, json_text, read_json, replace_file, write_json
 from largebatch.results._mistakes import from_zero, positive, refuse
 from largebatch.results._quantiles import student_quantile
 from largebatch.results._result import Estimate, Result
@@ -39,6 +39,7 @@ __all__ = [
     "decode",
     "encode",
     "fieller_share",
+    "flush_folder",
     "from_zero",
     "holm",
     "json_text",

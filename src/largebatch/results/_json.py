@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
-__all__ = ["decode", "encode", "json_text", "read_json", "replace_file", "write_json"]
+__all__ = ["decode", "encode", "flush_folder", "json_text", "read_json", "replace_file", "write_json"]
 
 _NOT_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 
@@ -102,10 +102,11 @@ def replace_file(path: Path, text: str) -> None:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
-    _flush_folder(path.parent)
+    flush_folder(path.parent)
 
 
-def _flush_folder(path: Path) -> None:
+def flush_folder(path: Path) -> None:
+    """Put on the disk which files a folder holds: until then a crash may take a renamed file back."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
