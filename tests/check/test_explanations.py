@@ -140,6 +140,28 @@ def test_a_script_that_shows_nothing_is_told_what_it_lacks(tmp_path, text, said)
     assert said in _nothing_seen(str(path), [recorder.record()])
 
 
+SHARDED = """
+import torch
+import torch.distributed as dist
+from torch.distributed.fsdp import fully_shard
+from largebatch import check, core
+dist.init_process_group("gloo")
+x, y = torch.randn(12, 2), torch.zeros(12, dtype=torch.long)
+model = torch.nn.Linear(2, 2)
+check.reference(model, (x, y), core.cross_entropy)
+fully_shard(model, mesh=dist.device_mesh.init_device_mesh("cpu", (1,)))
+optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+torch.nn.functional.cross_entropy(model(x), y).backward()
+optimizer.step()
+"""
+
+
+def test_sharded_parameters_are_said_not_to_be_followed(tmp_path):
+    result = check.loop(script(tmp_path, SHARDED), workers=1)
+    assert result.verdict == "error"
+    assert result.reason.startswith("no gradient could be replayed: the parameters are sharded over the workers (FSDP)")
+
+
 UNEVEN = """
 import torch
 import torch.distributed as dist

@@ -9,6 +9,7 @@ from loop_evidence import run, scaled, update
 
 from largebatch.check import _culprits_factor as factor
 from largebatch.check._aggregate import fit, fits
+from largebatch.check._evidence import MicroBatch
 from largebatch.check._judge import findings
 
 COUNTS = ((8, 3), (7, 5))
@@ -42,6 +43,36 @@ def test_a_wrong_factor_has_a_name(culprit, full, short, size):
     nearly = run(scaled(full * 1.01, three), scaled(short * 1.01, last, 2), world_size=size)
     assert culprit(nearly) is None
     assert [f.culprit for f in findings(nearly)] == ["unknown_factor"]
+
+
+def tokens(*, of_ranks, off=0):
+    """Two updates whose gradients are divided by the tokens and `off` more for every sample, in all or on each rank."""
+    made = []
+    for number in (1, 2):
+        parts = [[(23 + number, 4), (9, 2)], [(31, 5), (12 * number, 3)]]  # (tokens, samples)
+        labels = [sum(n + off * samples for n, samples in row) for row in parts]
+        divisors = [len(parts) * total for total in labels] if of_ranks else [sum(labels)] * len(parts)
+        counts = tuple(tuple(n for n, _ in row) for row in parts)
+        micro_batches = tuple(MicroBatch(rank, n, m) for rank, row in enumerate(parts) for n, m in row)
+        weights = [[1 / divisor for _ in row] for divisor, row in zip(divisors, parts, strict=True)]
+        made.append(update(number, counts, weights=weights, micro_batches=micro_batches))
+    return run(*made, unit="tokens")
+
+
+def test_labels_that_have_no_loss():
+    (found,) = findings(tokens(of_ranks=False, off=1))
+    assert found.culprit == "labels_without_loss_counted"
+    assert "divided by their number and one more for every sample" in found.evidence
+    assert [f.culprit for f in findings(tokens(of_ranks=False, off=1.1))] == ["unknown_factor"]
+    assert findings(tokens(of_ranks=False)) == ()
+    (by_rank,) = findings(tokens(of_ranks=True, off=1))
+    assert by_rank.culprit == "mean_of_means"
+    assert (
+        "plain mean over ranks, with labels that have no loss, of means over unequal counts of tokens"
+        in by_rank.evidence
+    )
+    (plain,) = findings(tokens(of_ranks=True))
+    assert "plain mean over ranks of means" in plain.evidence
 
 
 def test_a_factor_of_one_update_is_told_with_its_number():

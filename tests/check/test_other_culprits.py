@@ -1,5 +1,7 @@
 """Samplers, copies of parameters, optimisers, and what changes with the number of workers: found, and near misses not."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -105,14 +107,35 @@ def test_samples_that_a_sampler_leaves_out_on_purpose():
     ],
 )
 def test_what_a_sampler_is_meant_to_read(sampler, population, on_purpose, is_own):
-    loader = data.DataLoader(data.TensorDataset(torch.zeros(N)), sampler=sampler)
-    told = described_sampler(loader)
-    assert told == {"with_replacement": on_purpose, "population": population, "has_own_sampler": is_own}
+    samples = data.TensorDataset(torch.zeros(N))
+    told = {"with_replacement": on_purpose, "population": population, "has_own_sampler": is_own}
+    assert described_sampler(data.DataLoader(samples, sampler=sampler)) == told
+    batches = data.BatchSampler(sampler, 2, drop_last=False)
+    assert described_sampler(data.DataLoader(samples, batch_sampler=batches)) == told
+    assert described_sampler(data.DataLoader(samples, sampler=batches, batch_size=None)) == told
+
+
+def test_a_batch_sampler_of_ones_own():
+    samples = data.TensorDataset(torch.zeros(N))
+    own = described_sampler(data.DataLoader(samples, batch_sampler=[[0, 1], [2]]))
+    assert own == {"with_replacement": False, "population": [], "has_own_sampler": True}
+
+
+def test_a_sampler_that_lightning_splits_over_the_ranks():
+    from lightning.fabric.utilities.distributed import DistributedSamplerWrapper
+
+    samples = data.TensorDataset(torch.zeros(N))
+    weighted = DistributedSamplerWrapper(data.WeightedRandomSampler([1.0] * N, N), num_replicas=2, rank=0)
+    assert described_sampler(data.DataLoader(samples, sampler=weighted))["with_replacement"]
 
 
 def test_the_same_permutation_every_epoch():
     assert names(read(HALVES, (ORDER[:4], ORDER[8:12]))) == ["same_order_every_epoch"]
     assert names(read(HALVES, OTHER_HALVES)) == []
+    seen = tuple(update(n, epoch=2) for n in (1, 2, 3))  # two batches a worker in each
+    for few, expected in ((seen[:2], []), (seen, ["same_order_every_epoch"])):  # buckets may come in one order twice
+        evidence = replace(read(HALVES, (ORDER[:4], ORDER[8:12]), has_own_sampler=True), updates=few)
+        assert names(evidence) == expected
     in_order = (list(range(8)), list(range(8, 16)))
     (found,) = findings(read(in_order, in_order))
     assert (found.culprit, found.severity) == ("not_shuffled", "unusual")

@@ -8,10 +8,13 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torch.optim.optimizer import _global_optimizer_pre_hooks
 from torch.utils.data import DataLoader, TensorDataset
 
-from largebatch.core import GhostBatchNorm
+from largebatch.check._reference import ExampleLoss
+from largebatch.core import GhostBatchNorm, cross_entropy
 from largebatch.integrations import Parts, lightning_callback, transformers_callback
+from largebatch.integrations._parts import Conductor
 from largebatch.noise import NoiseScale
 from largebatch.recipe import Recipe, Timeline
 
@@ -95,6 +98,42 @@ def test_lightning_checks_the_first_update_and_says_what_is_wrong(capsys):
     wrong = fit_lightning(module, Parts(check=True)).checked
     assert wrong.culprits == ("accumulation_not_divided",)
     assert "largebatch check of the first update: fail" in capsys.readouterr().err
+
+
+def test_the_check_waits_for_the_first_step_that_is_not_skipped(capsys):
+    """As with a GradScaler's first steps, while its scale is too high."""
+    torch.manual_seed(0)
+    model, (x, y) = nn.Linear(5, 3), data().tensors
+    conductor = Conductor(Parts(check=True))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    watch = conductor.begin(model, optimizer, 64)
+    assert watch is not None
+    watch.reference(ExampleLoss(model, (x, y), cross_entropy))
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**8)
+    for i, part in enumerate(torch.arange(64).split(16)):
+        optimizer.zero_grad()
+        scaler.scale(F.cross_entropy(model(x[part]), y[part])).backward()
+        if i < 2:
+            model.bias.grad[0] = float("inf")
+        scaler.step(optimizer)
+        scaler.update()
+        conductor.updated()
+        assert (conductor.checked is None) == (i < 2)
+    assert conductor.checked is not None
+    assert (conductor.checked.verdict, conductor.checked.updates, conductor.checked.gradients) == ("pass", 1, 1)
+    assert capsys.readouterr().err == ""
+
+
+def test_an_error_or_an_end_without_an_update_leaves_nothing_watched(capsys):
+    for leave, verdict in ((Conductor.end, "error"), (Conductor.abandon, None)):
+        conductor = Conductor(Parts(check=True))
+        conductor.begin(nn.Linear(5, 3), torch.optim.SGD(nn.Linear(5, 3).parameters(), lr=0.1), 64)
+        conductor.updated()
+        assert conductor.checked is None
+        leave(conductor)
+        assert not _global_optimizer_pre_hooks
+        assert (None if conductor.checked is None else conductor.checked.verdict) == verdict
+    assert "not checked: no update was seen while it watched" in capsys.readouterr().err
 
 
 def test_a_checked_run_ends_where_an_unchecked_one_does():

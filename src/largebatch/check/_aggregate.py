@@ -49,6 +49,13 @@ def _by_rank_and_micro_batch(update: Update, world_size: int) -> Vector:
     return 1 / (world_size * steps[update.ranks] * np.maximum(update.counts, 1e-300))
 
 
+def _by_rank_with_unused_labels(update: Update, world_size: int) -> Vector:
+    """By rank, over tokens and one label more of each sample: the first of a text is predicted by nothing."""
+    labels = update.counts + [part.samples for part in update.micro_batches]
+    totals = np.bincount(update.ranks, weights=labels, minlength=world_size)
+    return 1 / (world_size * totals[update.ranks])
+
+
 def _positions(update: Update) -> np.ndarray:
     seen: dict[int, int] = {}
     positions = []
@@ -64,6 +71,7 @@ WEIGHTINGS: dict[str, Weighting] = {
     "ranks": _by_rank,
     "micro-batches": _by_micro_batch,
     "ranks and their micro-batches": _by_rank_and_micro_batch,
+    "ranks, with labels that have no loss,": _by_rank_with_unused_labels,
 }
 """Weightings by what is averaged plainly, the exact one first."""
 
@@ -139,19 +147,34 @@ def _fit(key: _Key, world_size: int, rank: int) -> Fit:
     deviation = float(np.linalg.norm(applied - update.reference) / max(np.linalg.norm(update.reference), 1e-300))
     limit = rounding(update) * float(np.linalg.norm(applied))
     added = [("decay", row) for row in update.weights if row.any()], [("previous", update.previous)]
+    weights = _distinct(update, world_size)
     for extra in ([], *[terms for terms in added if terms and all(row.any() for _, row in terms)]):
-        for name, weighting in WEIGHTINGS.items():
-            mean = weighting(update, world_size) @ update.sums
-            columns = np.stack([mean, *[row for _, row in extra]], axis=1)
+        fitting: list[Fit] = []
+        for name, shares in weights.items():
+            columns = np.stack([shares @ update.sums, *[row for _, row in extra]], axis=1)
             solution, *_ = np.linalg.lstsq(columns, applied, rcond=None)
-            if np.linalg.norm(columns @ solution - applied) > limit or not solution[0]:
-                continue
-            if extra and extra[0][0] == "previous":
-                return Fit(name, float(solution[0]), carried=float(solution[1]), deviation=deviation)
-            decay = iter(solution[1:])
-            shares = [float(next(decay)) if extra and row.any() else 0.0 for row in update.weights]
-            return Fit(name, float(solution[0]), (shares[0], shares[1]), deviation=deviation)
+            if np.linalg.norm(columns @ solution - applied) <= limit and solution[0]:
+                scale, rest = float(solution[0]), iter(map(float, solution[1:]))
+                carried = next(rest) if extra and extra[0][0] == "previous" else 0.0
+                matrices, vectors = (next(rest, 0.0) if row.any() else 0.0 for row in update.weights)
+                fitting.append(Fit(name, scale, (matrices, vectors), carried, deviation))
+        if fitting:  # several may, in half precision: then the one that needs no factor
+            return next(
+                (found for found in fitting if is_close(found.scale, 1, max(2e-3, update.tolerance))), fitting[0]
+            )
     return Fit("", float("nan"), deviation=deviation)
+
+
+def _distinct(update: Update, world_size: int) -> dict[str, Vector]:
+    """Weights by name, without those that are an earlier one times a factor."""
+    found: dict[str, Vector] = {}
+    for name, weighting in WEIGHTINGS.items():
+        weights = weighting(update, world_size)
+        if not any(
+            np.allclose(weights / weights.sum(), other / other.sum(), rtol=1e-9, atol=0) for other in found.values()
+        ):
+            found[name] = weights
+    return found
 
 
 def rounding(update: Update) -> float:

@@ -93,7 +93,6 @@ def _step(rank: int, step: Mapping[str, Any]) -> Step:
     return Step(
         rank,
         rates=tuple(step["rates"]),
-        decays=tuple(step["decays"]),
         momenta=tuple(step["momenta"]),
         buffer_drift=step["buffer_drift"],
         scheduler_calls=tuple(step["scheduler_calls"]),

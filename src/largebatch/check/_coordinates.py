@@ -67,8 +67,6 @@ class Coordinates:
                           for p in self._parameters.values()])  # fmt: skip
 
     def _entries(self, tensor: Tensor) -> Tensor:
-        return (
-            tensor.detach()
-            .reshape(-1)[:: self._stride]
-            .to(torch.float64 if tensor.dtype == torch.float64 else torch.float32, copy=True)
-        )
+        dense = tensor.detach().to_dense() if tensor.is_sparse else tensor.detach()  # as embeddings' gradients may be
+        dtype = torch.float64 if tensor.dtype == torch.float64 else torch.float32
+        return dense.reshape(-1)[:: self._stride].to(dtype, copy=True)

@@ -14,8 +14,8 @@ from largebatch.check._evidence import Evidence, Update
 from largebatch.check._verdict import Finding
 
 __all__ = ["FACTORS", "accumulation_divided_twice", "accumulation_not_divided", "divided_by_workers_twice", "explanations",
-           "loss_scale_not_removed", "mean_of_means", "not_divided_by_count", "short_last_window", "summed_over_workers",
-           "unknown_factor"]  # fmt: skip
+           "labels_without_loss_counted", "loss_scale_not_removed", "mean_of_means", "not_divided_by_count",
+           "short_last_window", "summed_over_workers", "unknown_factor"]  # fmt: skip
 
 WEIGHTED_MEAN = (
     " (the factor varies: torch's mean under class weights or ignore_index divides by the sum of the weights; return "
@@ -24,6 +24,13 @@ WEIGHTED_MEAN = (
 
 Factor = Callable[[Update, Evidence], float]
 
+
+def _share_with_loss(update: Update, run: Evidence) -> float:
+    """Of the labels, one more a sample than there are losses."""
+    losses = float(update.counts.sum())
+    return losses / (losses + update.samples) if run.unit == "tokens" else 1.0
+
+
 FACTORS: dict[str, Factor] = {
     "summed_over_workers": lambda update, run: run.world_size,
     "divided_by_workers_twice": lambda update, run: 1 / run.world_size,
@@ -31,8 +38,10 @@ FACTORS: dict[str, Factor] = {
     "accumulation_divided_twice": lambda update, run: 1 / update.accumulation,
     "short_last_window": lambda update, run: update.accumulation / run.accumulation,
     "loss_scale_not_removed": lambda update, run: max((step.loss_scale for step in update.steps), default=1.0),
+    "labels_without_loss_counted": _share_with_loss,
 }
 """What the gradient is multiplied by, under each culprit."""
+
 
 _COUNTS: tuple[Factor, ...] = (
     lambda update, run: update.counts.sum(),
@@ -176,6 +185,16 @@ def loss_scale_not_removed(run: Evidence, other: Evidence | None = None) -> Find
         run, other, "loss_scale_not_removed",
         "it still carries the loss scale of the GradScaler",
         "step with scaler.step(optimizer), which unscales; or call scaler.unscale_(optimizer) first",
+    )  # fmt: skip
+
+
+def labels_without_loss_counted(run: Evidence, other: Evidence | None = None) -> Finding | None:
+    """The mean over tokens divides by all labels, of which the first of every text has no loss."""
+    return _finding(
+        run, other, "labels_without_loss_counted",
+        "the {n} tokens were divided by their number and one more for every sample",
+        "count the labels that have a loss: a causal language model predicts labels[..., 1:], so count those that are not "
+        "ignored",
     )  # fmt: skip
 
 

@@ -19,6 +19,8 @@ __all__ = [
     "workers_read_same_data",
 ]
 
+FEW_BATCHES = 5  # the chance of the same order is at most 1/5!
+
 
 def _epoch(run: Evidence, number: int) -> list[Epoch]:
     return [epoch for epoch in run.epochs if epoch.number == number and epoch.indices]
@@ -119,7 +121,7 @@ def samples_never_seen(run: Evidence) -> Finding | None:
         return None
     population = run.population or range(run.data_size)
     missing = sorted(set(population) - {index for epoch in whole for index in epoch.indices})
-    batch = max((update.samples for update in run.updates), default=0) * max(1, run.accumulation)
+    batch = max((update.samples for update in run.updates), default=0)
     reshuffled = (
         len(_epoch(run, 2)) == run.world_size and same_order_every_epoch(run) is None and not_shuffled(run) is None
     )
@@ -151,7 +153,7 @@ def _is_sequential(epoch: Epoch) -> bool:
 def same_order_every_epoch(run: Evidence) -> Finding | None:
     """A random permutation, but always the same one."""
     repeated = _repeats(run)
-    if not repeated or all(_is_sequential(epoch) for epoch in repeated):
+    if not repeated or all(_is_sequential(epoch) for epoch in repeated) or (run.has_own_sampler and _is_chance(run)):
         return None
     begin = ", ".join(map(str, repeated[0].indices[:5]))
     return Finding(
@@ -159,6 +161,12 @@ def same_order_every_epoch(run: Evidence) -> Finding | None:
         f"epoch 2 reads the samples in the order of epoch 1 ({begin}, …)",
         "call sampler.set_epoch(epoch) (loader.sampler or loader.batch_sampler has it) at the start of every epoch",
     )  # fmt: skip
+
+
+def _is_chance(run: Evidence) -> bool:
+    """Whether so few batches of the second epoch were seen that the same order may be drawn: buckets shuffle whole ones."""
+    again = Counter(part.rank for update in run.updates if update.epoch == 2 for part in update.micro_batches)
+    return min(again.values(), default=0) < FEW_BATCHES
 
 
 def not_shuffled(run: Evidence) -> Finding | None:

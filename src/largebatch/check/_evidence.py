@@ -70,7 +70,6 @@ class Step:
 
     Args:
         rates: the learning rate of each parameter group.
-        decays: the weight decay of each parameter group.
         momenta: the momentum of each group of a torch.optim.SGD.
         buffer_drift: ‖momentum buffers before this step‖ / ‖after the last one‖; 1 where nobody touched them.
         scheduler_calls: for the scheduler that stepped most, how many micro-batches of this update were done at each call.
@@ -81,7 +80,6 @@ class Step:
 
     rank: int
     rates: tuple[float, ...] = ()
-    decays: tuple[float, ...] = ()
     momenta: tuple[float, ...] = ()
     buffer_drift: float = 1.0
     scheduler_calls: tuple[int, ...] = ()

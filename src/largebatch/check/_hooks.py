@@ -3,6 +3,8 @@
 from collections.abc import Callable
 from typing import Any, final
 
+from torch._compile import _disable_dynamo
+
 __all__ = ["Hook"]
 
 
@@ -13,6 +15,7 @@ class Hook:
     def __init__(self, call: Callable[..., Any]):
         self._call = call
 
+    @_disable_dynamo  # a compiled model is compiled around it
     def __call__(self, *args: Any) -> Any:
         return self._call(*args)
 

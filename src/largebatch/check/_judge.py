@@ -39,6 +39,7 @@ FACTOR: tuple[FactorCulprit, ...] = (
     factor.accumulation_divided_twice,
     factor.short_last_window,
     factor.loss_scale_not_removed,
+    factor.labels_without_loss_counted,
     factor.not_divided_by_count,
     factor.unknown_factor,
     factor.mean_of_means,

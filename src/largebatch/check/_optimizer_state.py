@@ -11,7 +11,7 @@ from torch.optim.optimizer import Optimizer
 
 from largebatch.check._patches import replaced
 
-__all__ = ["OptimizerLog", "first_steps", "has_trust_ratio"]
+__all__ = ["OptimizerLog", "first_steps", "has_trust_ratio", "when_differentiated", "will_skip"]
 
 
 @final
@@ -50,7 +50,7 @@ class OptimizerLog:
         """Those since the last call."""
         calls = max(self._calls.values(), key=len, default=[])
         taken = {"scheduler_calls": calls, "clips": self._clips, "loss_scale": self._loss_scale,
-                 "rates": [], "decays": [], "momenta": [], "buffer_drift": 1.0}  # fmt: skip
+                 "rates": [], "momenta": [], "buffer_drift": 1.0}  # fmt: skip
         self._calls, self._clips, self._loss_scale = {}, [], 1.0
         return taken
 
@@ -59,7 +59,6 @@ class OptimizerLog:
         self.name = self.name or type(optimizer).__name__
         groups = optimizer.param_groups
         step["rates"] += [float(group.get("lr", float("nan"))) for group in groups]
-        step["decays"] += [float(group.get("weight_decay", 0.0)) for group in groups]
         for group in groups:
             self._decays |= {id(p): float(group.get("weight_decay", 0.0)) for p in group["params"]}
         if isinstance(optimizer, torch.optim.SGD):
@@ -97,6 +96,36 @@ def _buffer_norm(optimizer: Optimizer) -> float:
         state["momentum_buffer"] for state in optimizer.state.values() if state.get("momentum_buffer") is not None
     ]
     return float(torch.stack(torch._foreach_norm(buffers)).norm()) if buffers else 0.0
+
+
+def will_skip(optimizer: Optimizer) -> bool:
+    """Whether an optimiser that unscales by itself, as fused ones do, was told of infinite gradients."""
+    found: Tensor | None = getattr(optimizer, "found_inf", None)
+    return found is not None and bool(found)
+
+
+def when_differentiated(args: tuple[Any, ...], kwargs: dict[str, Any], look: Callable[[], None]) -> Any:
+    """Call `look` once the gradients of a step are there: now, or after its closure; SAM calls that twice, the first counts.
+
+    Args:
+        args, kwargs: of the step, with the optimizer as first.
+
+    Returns:
+        Other arguments for the step, or None.
+    """
+    closure = args[1] if len(args) > 1 else kwargs.get("closure")
+    if closure is None:
+        look()
+        return None
+    values: list[Any] = []
+
+    def looking() -> Any:
+        values.append(closure())
+        if len(values) == 1:
+            look()
+        return values[-1]
+
+    return ((args[0], looking, *args[2:]), kwargs) if len(args) > 1 else (args, {**kwargs, "closure": looking})
 
 
 def has_trust_ratio(optimizer: Optimizer) -> bool:

@@ -1,16 +1,56 @@
-"""The process's random generators that augmentation and dropout draw from: torch's, Python's and numpy's."""
+"""The random generators that augmentation and dropout draw from: the process's own, and those that a module holds."""
 
 import hashlib
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, cast
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import nn
 
-__all__ = ["drawn_from", "kept_random_state", "random_state_digests", "set_random_state"]
+__all__ = [
+    "RandomStates",
+    "drawn_from",
+    "kept_random_state",
+    "random_state_digests",
+    "random_states",
+    "set_random_states",
+]
+
+RandomStates = list[tuple[Callable[[Any], Any], Any]]
+"""What sets each generator, and its state."""
+
+
+def random_states(module: nn.Module | None = None) -> RandomStates:
+    """The present states of torch's generators, on the CPU and on all GPUs, of Python's and numpy's, and of a module's."""
+    states: RandomStates = [
+        (torch.set_rng_state, torch.get_rng_state()),
+        (random.setstate, random.getstate()),
+        (np.random.set_state, np.random.get_state()),  # noqa: NPY002
+    ]
+    if torch.cuda.is_available() and torch.cuda.is_initialized():  # a look would be the first use
+        states.append((torch.cuda.set_rng_state_all, torch.cuda.get_rng_state_all()))
+    held = [value for part in module.modules() for value in vars(part).values()] if module is not None else []
+    states += [(g.set_state, g.get_state()) for g in held if isinstance(g, torch.Generator)]
+    return states + [(g.setstate, g.getstate()) for g in held if isinstance(g, random.Random)]
+
+
+def set_random_states(states: RandomStates) -> None:
+    """Go back to these states."""
+    for set_state, state in states:
+        set_state(state)
+
+
+@contextmanager
+def kept_random_state(module: nn.Module | None = None) -> Iterator[None]:
+    """Inside, random numbers may be drawn; afterwards nothing was."""
+    states = random_states(module)
+    try:
+        yield
+    finally:
+        set_random_states(states)
 
 
 def random_state_digests() -> tuple[str, str, str]:
@@ -28,20 +68,3 @@ def random_state_digests() -> tuple[str, str, str]:
 def drawn_from(before: tuple[str, ...]) -> tuple[str, ...]:
     """Digests before, of the generators that have moved since."""
     return tuple(old for old, new in zip(before, random_state_digests(), strict=True) if old != new)
-
-
-@contextmanager
-def kept_random_state() -> Iterator[None]:
-    """Inside, random numbers may be drawn; afterwards nothing was."""
-    states = torch.get_rng_state(), random.getstate(), np.random.get_state()  # noqa: NPY002
-    try:
-        yield
-    finally:
-        set_random_state(states)
-
-
-def set_random_state(states: tuple[Tensor, Any, Any]) -> None:
-    """Of torch's, Python's and numpy's global generators."""
-    torch.set_rng_state(states[0])
-    random.setstate(states[1])
-    np.random.set_state(states[2])  # noqa: NPY002

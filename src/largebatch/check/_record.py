@@ -5,32 +5,35 @@ micro-batches of an update. An update begins at the first optimizer step after t
 with the next pass. Passes are replayed before the step, with their inputs, random state, mode and autocast as they were.
 """
 
-import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any, cast, final
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.modules.instancenorm import _InstanceNorm
+from torch.nn.parameter import is_lazy
 from torch.optim.optimizer import Optimizer, register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
 from largebatch.check._clipping import ClippingWatch
 from largebatch.check._coordinates import Coordinates
+from largebatch.check._extent import Extent
 from largebatch.check._frameworks import frameworks_watched
 from largebatch.check._hooks import Hook
-from largebatch.check._optimizer_state import OptimizerLog, first_steps, has_trust_ratio
+from largebatch.check._optimizer_state import OptimizerLog, first_steps, has_trust_ratio, when_differentiated, will_skip
+from largebatch.check._passes import Pass, begin_pass
 from largebatch.check._patches import replaced
-from largebatch.check._reference import Reference, StepLoss, listen
-from largebatch.check._replay import Pass, begin_pass, replay
+from largebatch.check._reference import Reference, StepLoss, is_sharded, listen
+from largebatch.check._replay import replay
+from largebatch.check._rounding import Rounding
 from largebatch.check._samples import SampleLog
-from largebatch.core import GhostBatchNorm, current_world
+from largebatch.core import current_world
 
 __all__ = ["Enough", "Recorder"]
 
-AFTER_EPOCH = 2  # updates watched in the second epoch
-PATIENCE = 20  # updates to wait for a second epoch once loaders end early
+SHARDED = (
+    "the parameters are sharded over the workers (FSDP), so that none of them has a gradient to hold against a reference; "
+    "check the loop with DistributedDataParallel in its place"
+)
 
 
 class Enough(BaseException):
@@ -57,9 +60,8 @@ class Recorder:
         *,
         stops: bool = True,
     ):
-        self._limit = updates if stops else sys.maxsize
+        self._extent = Extent(updates, gradients, stops=stops)
         self._stops = stops
-        self._gradients = gradients
         self._on_progress = on_progress or (lambda updates, passes: None)
         self._samples = SampleLog()
         self._reference: Reference | None = None
@@ -69,9 +71,11 @@ class Recorder:
         self._updates: list[dict[str, Any]] = []
         self._is_open = False
         self._is_replaying = False
-        self._most_passes = 1
+        self._pending: Pass | None = None
         self._steps = 0
-        self._clipping = ClippingWatch(lambda: len(self._window), self._present_gradient, self._optimizers.clipped)
+        gradient = lambda: self._coordinates and self._coordinates.present_gradient()  # noqa: E731
+        self._clipping = ClippingWatch(lambda: len(self._window), gradient, self._optimizers.clipped)
+        self._rounding = Rounding()
         self._previous: Tensor | None = None
         self._first: dict[str, Tensor] = {}
         self._first_steps: list[dict[str, Any]] = []
@@ -88,6 +92,7 @@ class Recorder:
             if self._stops:
                 stack.enter_context(frameworks_watched(self))
             stack.enter_context(self._clipping.installed())
+            stack.enter_context(self._rounding.installed())
             stack.enter_context(self._optimizers.installed(lambda: len(self._window)))
             stack.enter_context(replaced(torch.amp.GradScaler, "step", self._scaler_step))
             self._hooks.append(register_optimizer_step_pre_hook(cast(Any, self._before_step)))
@@ -101,15 +106,20 @@ class Recorder:
 
     @property
     def updates(self) -> int:
-        """Complete updates so far."""
-        return len(self._updates) - self._is_open
+        """Updates so far; the last one may still go on, by another optimizer's step."""
+        return len(self._updates)
+
+    @property
+    def device(self) -> torch.device:
+        """Of the model that is watched."""
+        parameters = self._reference.module.parameters() if self._reference else iter(())
+        return next((p.device for p in parameters), torch.device("cpu"))
 
     def watch(self, reference: Reference) -> None:
         """Replay the passes of this reference's module; the first that is told counts."""
         if self._reference is not None:
             return
         self._reference = reference
-        self._coordinates = Coordinates(reference.module)
         if not isinstance(reference, StepLoss):  # a trainer's own step tells of itself, by `passing`
             module = reference.module
             self._hooks.append(module.register_forward_pre_hook(Hook(self._forward_begins), with_kwargs=True))
@@ -134,11 +144,11 @@ class Recorder:
             "steps": self._steps,
             "problem": self._problem,
             "has_reference": self._reference is not None,
-            "has_batch_norm": module is not None and any(map(_sees_its_batch, module.modules())),
+            "has_batch_norm": self._reference is not None and self._reference.has_batch_norm,
             "parameters": self._optimizers.parameters(module) if module is not None else [],
             "optimizer": self._optimizers.name,
             "first_steps": self._first_steps,
-            "world_size": self._world_size,
+            "world_size": max(self._world_size, current_world().size),
         }
 
     # Passes
@@ -152,28 +162,25 @@ class Recorder:
             self._end(self._pending, output)
 
     def _begin(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Pass | None:
-        reference, coordinates = self._reference, self._coordinates
-        if reference is None or coordinates is None or not torch.is_grad_enabled() or not reference.module.training:
+        reference = self._reference
+        if reference is None or not torch.is_grad_enabled() or not reference.module.training:
             return None
+        if self._coordinates is None and not self._is_followed(reference.module):
+            return None
+        coordinates = self._coordinates = self._coordinates or Coordinates(reference.module)
         self._close()
-        if self._stops and self._has_enough():
+        if self._extent.has_enough(self._updates, self._samples):
             raise Enough
         begun = begin_pass(self._samples, args, kwargs)
-        begun.is_replayed = self._is_near(begun)
-        if begun.is_replayed:
-            begun.weights = coordinates.of_weights()
+        if self._extent.is_replayed(begun, self._window, self._updates, self._samples):
+            begun.keep(reference.module, coordinates.of_weights())
         return begun
 
-    def _is_near(self, begun: Pass) -> bool:
-        """Whether this update's gradient is to be replayed: at the start and at the end of an epoch."""
-        if self._samples.is_ending:
-            return False
-        if self._window:
-            return self._window[0].is_replayed
-        if len(self._updates) < self._gradients:
-            return True
-        reading = begun.origin.batch.reading if begun.origin else None
-        return reading is not None and reading.number == 1 and reading.remaining < self._most_passes
+    def _is_followed(self, module: nn.Module) -> bool:
+        self._problem = self._problem or (SHARDED if is_sharded(module) else self._rounding.obstacle)
+        return not self._problem and not any(
+            is_lazy(p) for p in module.parameters()
+        )  # shapes may come with the first pass
 
     def _end(self, begun: Pass | None, output: Any) -> None:
         if begun is not None:
@@ -182,41 +189,20 @@ class Recorder:
     def _differentiated(self, done: Pass) -> None:
         if done not in self._window:
             self._window.append(done)
+            self._samples.trained_on(done.origin)
             self._on_progress(len(self._updates), len(self._window))
-
-    def _has_enough(self) -> bool:
-        done, epochs = len(self._updates), len(self._samples.training)
-        if not epochs:
-            return done >= self._limit
-        if done >= self._limit:
-            self._samples.is_ending = True
-        if epochs > 1:
-            return sum(update["epoch"] > 1 for update in self._updates) >= AFTER_EPOCH
-        return done >= self._limit + PATIENCE
 
     # Steps
 
     def _before_step(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if self._is_replaying:
             return None
-        closure = args[1] if len(args) > 1 else kwargs.get("closure")
-        if closure is None:
-            self._look(optimizer)
-            return None
-        values: list[Any] = []
-
-        def looking() -> Any:  # the gradients are there only after the closure; SAM calls it twice, the first counts
-            values.append(closure())
-            if len(values) == 1:
-                self._look(optimizer)
-            return values[-1]
-
-        if len(args) > 1:
-            return (args[0], looking, *args[2:]), kwargs
-        return args, {**kwargs, "closure": looking}
+        return when_differentiated(args, kwargs, lambda: self._look(optimizer))
 
     def _look(self, optimizer: Optimizer) -> None:
         self._steps += 1
+        if will_skip(optimizer):
+            self._forget_window()
         if self._window:
             self._open()
         if self._is_open and self._coordinates is not None:
@@ -231,7 +217,6 @@ class Recorder:
         assert self._coordinates is not None
         window, self._window = self._window, []
         self._world_size = current_world().size
-        self._most_passes = max(self._most_passes, len(window))
         origin = window[0].origin
         update: dict[str, Any] = {
             "epoch": origin.batch.reading.number if origin else 1,
@@ -241,7 +226,7 @@ class Recorder:
             "sums": [],
             "is_moved": False,
             "is_joint": len({done.backward for done in window}) < len(window),
-            "tolerance": max(done.tolerance(self._reference.module) for done in window),
+            "tolerance": self._rounding.tolerance(window, self._reference.module),
         }
         self._updates.append(update)
         self._is_open = True
@@ -253,16 +238,15 @@ class Recorder:
         update["is_moved"] = any(not torch.equal(done.weights, weights) for done in window)
         self._is_replaying = True
         try:
-            for done, described in zip(window, update["micro_batches"], strict=True):
-                found = replay(self._reference, done)
-                if isinstance(found, str):
-                    self._problem = self._problem or f"update {len(self._updates)}: {found}"
-                    update["sums"] = []
-                    break
-                described["count"] = found[1]
-                update["sums"].append(self._coordinates.pick(found[0]))
+            found = replay(self._reference, self._coordinates, window)
         finally:
             self._is_replaying = False
+        if isinstance(found, str):
+            self._problem = self._problem or f"update {len(self._updates)}: {found}"
+        else:
+            update["sums"], counts = found
+            for described, count in zip(update["micro_batches"], counts, strict=True):
+                described["count"] = count
         acted = [clip for clip in update["step"]["clips"] if clip["norm"] > clip["limit"]]
         raw = self._clipping.take(len(window))
         if raw is not None and acted:
@@ -290,19 +274,14 @@ class Recorder:
         self._previous = self._coordinates.assemble(gradient) if "weights" in update else None
         self._on_progress(len(self._updates), 0)
 
-    def _present_gradient(self) -> Tensor | None:
-        return self._coordinates.present_gradient() if self._coordinates is not None else None
-
     def _scaler_step(self, original: Any, scaler: Any, optimizer: Optimizer, *args: Any, **kwargs: Any) -> Any:
         before = self._steps
         result = original(scaler, optimizer, *args, **kwargs)
         if scaler.is_enabled() and self._steps == before:  # infinite gradients: the update is skipped on purpose
-            self._window.clear()
-            self._clipping.take(0)
-            self._optimizers.events()
+            self._forget_window()
         return result
 
-
-def _sees_its_batch(layer: nn.Module) -> bool:
-    """Whether a layer normalises over all samples of a pass; ghosts have a size of their own."""
-    return isinstance(layer, _BatchNorm) and not isinstance(layer, _InstanceNorm | GhostBatchNorm)
+    def _forget_window(self) -> None:
+        self._window.clear()
+        self._clipping.take(0)
+        self._optimizers.events()

@@ -10,13 +10,14 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Protocol, TypeVar, cast, final
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils._pytree import tree_map_only
-from torch.utils.data import Dataset, TensorDataset
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.instancenorm import _InstanceNorm
+from torch.utils.data import Dataset
 
-from largebatch.core import Data, Loss, Task, spare_statistics, total, weigh
+from largebatch.check._resident import NO_ROWS, resident
+from largebatch.core import Data, GhostBatchNorm, Loss, Task, total, weigh
 
 __all__ = [
     "ExampleLoss",
@@ -24,6 +25,7 @@ __all__ = [
     "Reference",
     "StepLoss",
     "Watcher",
+    "is_sharded",
     "listen",
     "reference",
     "tensors_in",
@@ -48,9 +50,19 @@ class Reference(ABC):
         """Summed loss and count of one pass."""
 
     @property
+    def has_batch_norm(self) -> bool:
+        """Whether a layer normalises over all samples of a pass; ghosts have a size of their own."""
+        norms = (layer for layer in self.module.modules() if isinstance(layer, _BatchNorm))
+        return any(not isinstance(norm, _InstanceNorm | GhostBatchNorm) for norm in norms)
+
+    @property
     def needs_targets(self) -> bool:
         """Whether the targets are apart from what the pass was given."""
         return False
+
+    def targets_of(self, inputs: Tensor | None) -> Any:
+        """The targets of inputs that came through no loader; or why they cannot be told."""
+        return NO_ROWS
 
 
 @final
@@ -59,7 +71,7 @@ class ExampleLoss(Reference):
 
     def __init__(self, module: nn.Module, data: Data | None, loss: Loss):
         super().__init__(module)
-        self.data = resident(data)
+        self._resident = resident(data)
         self.loss = loss
 
     def call(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
@@ -81,6 +93,9 @@ class ExampleLoss(Reference):
     @property
     def needs_targets(self) -> bool:
         return True
+
+    def targets_of(self, inputs: Tensor | None) -> Any:
+        return NO_ROWS if self._resident is None or inputs is None else self._resident.targets_of(inputs)
 
 
 class MeanLoss(Reference, ABC):
@@ -139,58 +154,6 @@ class ModelLoss(MeanLoss):
         return self.module(*args, **{name: value for name, value in kwargs.items() if name != "num_items_in_batch"})
 
 
-class Pass(nn.Module):
-    """A pass and its gradient as a module of its own, so that torch.func can run both with other tensors as parameters.
-
-    Both, because activation checkpointing runs layers again in the backward pass.
-    """
-
-    def __init__(self, reference: Reference):
-        super().__init__()
-        self.module = reference.module
-        self._reference = reference
-
-    def forward(
-        self,
-        args: tuple[Any, ...],
-        kwargs: Mapping[str, Any],
-        rest: tuple[Any, int],
-        held: list[Tensor],
-        reenters: bool,
-    ) -> tuple[list[Tensor | None], float]:
-        summed, count = self._reference.loss_sum(self._reference.call(args, kwargs), *rest)
-        if not reenters:
-            return list(torch.autograd.grad(summed, held, allow_unused=True)), count
-        summed.backward()
-        return [p.grad for p in held], count
-
-
-def summed_gradient(
-    reference: Reference,
-    args: tuple[Any, ...],
-    kwargs: Mapping[str, Any],
-    targets: Any,
-    samples: int,
-    *,
-    reenters: bool = False,
-) -> tuple[dict[str, Tensor], float]:
-    """G_i by parameter name, and n_i, of one pass. Gradients, buffers and batch-norm statistics are as before.
-
-    Args:
-        reenters: the pass has a reentrant checkpoint, which torch differentiates by backward() alone.
-    """
-    module = reference.module
-    if reenters:  # backward() goes on into what the inputs came from
-        args, kwargs = tree_map_only(Tensor, lambda t: t.detach().requires_grad_(t.requires_grad), (args, kwargs))
-    held = {name: p.detach().requires_grad_() for name, p in module.named_parameters() if p.requires_grad}
-    buffers = {f"module.{name}": buffer.clone() for name, buffer in module.named_buffers()}
-    state = {f"module.{name}": p for name, p in held.items()} | buffers
-    with spare_statistics(module), torch.enable_grad():
-        given = args, kwargs, (targets, samples), list(held.values()), reenters
-        found, count = torch.func.functional_call(Pass(reference), state, given)
-    return {name: g for name, g in zip(held, found, strict=True) if g is not None}, count
-
-
 @contextmanager
 def _counted() -> Iterator[list[float]]:
     """Inside, every cross-entropy notes by what its mean divides."""
@@ -210,14 +173,6 @@ def _counted() -> Iterator[list[float]]:
         F.cross_entropy = original
 
 
-def resident(data: Data | None) -> tuple[Tensor, Any] | None:
-    """Inputs and targets of a data set that is held in memory whole; None for others."""
-    tensors = data.tensors if isinstance(data, TensorDataset) else data
-    if isinstance(tensors, tuple) and len(tensors) >= 2:
-        return tensors[0], tensors[1] if len(tensors) == 2 else tensors[1:]
-    return None
-
-
 def tensors_in(value: Any) -> Iterator[Tensor]:
     """Every tensor in nested tuples, lists, mappings and model outputs."""
     if isinstance(value, Tensor):
@@ -228,6 +183,12 @@ def tensors_in(value: Any) -> Iterator[Tensor]:
     elif isinstance(value, tuple | list):
         for item in cast(list[Any], value):
             yield from tensors_in(item)
+
+
+def is_sharded(module: nn.Module) -> bool:
+    """Whether a worker holds only parts of the parameters, as FSDP has it."""
+    names = {kind.__name__ for part in module.modules() for kind in type(part).__mro__}
+    return not names.isdisjoint({"FullyShardedDataParallel", "FSDPModule"})
 
 
 def unwrapped(model: nn.Module) -> nn.Module:

@@ -1,124 +1,94 @@
-"""One pass of a loop, kept until its update is complete, and made again."""
+"""The passes of an update made again, each for the gradient G_i of its summed loss and its count n_i."""
 
-import hashlib
-import random
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, final
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from largebatch.check._random_states import kept_random_state, set_random_state
-from largebatch.check._reference import ExampleLoss, Reference, summed_gradient, tensors_in
-from largebatch.check._samples import Origin, SampleLog
+from largebatch.check._coordinates import Coordinates
+from largebatch.check._passes import Pass
+from largebatch.check._reference import Reference, tensors_in
 
-__all__ = ["Pass", "begin_pass", "replay"]
+__all__ = ["replay"]
 
-HASHED_BYTES = 1 << 16
-ROUNDING = 5e-4
-LOW_PRECISION_ROUNDING = 3e-2  # bfloat16 keeps 8 bits; a sum in another order differs by about that
+
+def replay(
+    reference: Reference, coordinates: Coordinates, window: Sequence[Pass]
+) -> tuple[list[Tensor], list[float]] | str:
+    """(G_i, each (d,); n_i) of all passes; or why they cannot be told. The process is as before."""
+    sums, counts = [], []
+    for done in window:
+        found = _replayed(reference, done)
+        if isinstance(found, str):
+            return found
+        sums.append(coordinates.pick(found[0]))
+        counts.append(found[1])
+    return sums, counts
+
+
+def _replayed(reference: Reference, done: Pass) -> tuple[dict[str, Tensor], float] | str:
+    """The gradient of the pass's summed loss, by parameter name, and its count; or why they cannot be told."""
+    targets = None
+    if reference.needs_targets:
+        targets = done.origin.targets if done.origin else reference.targets_of(_first_tensor(done))
+        if isinstance(targets, str):
+            return done.doubt or targets
+    try:
+        return _summed_gradient(reference, done, targets)
+    except RuntimeError as error:
+        if "use_reentrant=True" not in str(error):
+            raise
+    return _summed_gradient(reference, done, targets, reenters=True)
+
+
+def _first_tensor(done: Pass) -> Tensor | None:
+    return next(tensors_in([*done.args, *done.kwargs.values()]), None)
+
+
+def _summed_gradient(
+    reference: Reference, done: Pass, targets: Any, *, reenters: bool = False
+) -> tuple[dict[str, Tensor], float]:
+    """Gradients, buffers and what the module notes down are as before.
+
+    Args:
+        reenters: the pass has a reentrant checkpoint, which torch differentiates by backward() alone.
+    """
+    module = reference.module
+    held = {name: p.detach().requires_grad_() for name, p in module.named_parameters() if p.requires_grad}
+    buffers = {name: done.buffers.get(name, buffer).clone() for name, buffer in module.named_buffers()}
+    state = {f"module.{name}": tensor for name, tensor in (held | buffers).items()}
+    with torch.enable_grad(), done.conditions(module):
+        given = done.args, done.kwargs, (targets, done.samples), list(held.values()), reenters
+        found, count = torch.func.functional_call(_Differentiated(reference), state, given)
+    return {name: g for name, g in zip(held, found, strict=True) if g is not None}, count
 
 
 @final
-class Pass:
-    """What a pass was given, and under which conditions."""
+class _Differentiated(nn.Module):
+    """A pass and its gradient as a module of its own, so that torch.func can run both with other tensors as parameters.
 
-    def __init__(
-        self, args: tuple[Any, ...], kwargs: Mapping[str, Any], samples: int, origin: Origin | None, doubt: str = ""
-    ):
-        self.args, self.kwargs = args, dict(kwargs)
-        self.samples = samples
-        self.origin = origin
-        self.doubt = doubt
-        self.is_replayed = False
-        self.backward = -1  # torch's number of the backward pass that came through the output
-        self.weights = torch.zeros(0)
-        self.random_states = torch.get_rng_state(), random.getstate(), np.random.get_state()  # noqa: NPY002
-        self.autocast = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else None
+    Both, because activation checkpointing runs layers again in the backward pass.
+    """
 
-    def when_differentiated(self, output: Any, tell: "Callable[[Pass], None]") -> None:
-        """Call `tell` when a backward pass comes through any part of the output."""
-        for tensor in tensors_in(output):
-            if tensor.requires_grad:
-                tensor.register_hook(lambda _: self._differentiated(tell))
+    def __init__(self, reference: Reference):
+        super().__init__()
+        self.module = reference.module
+        self._reference = reference
 
-    def _differentiated(self, tell: "Callable[[Pass], None]") -> None:
-        self.backward = torch._C._current_graph_task_id()
-        tell(self)
-
-    def tolerance(self, module: nn.Module) -> float:
-        """Relative error of a gradient that rounding explains."""
-        tensors = (*tensors_in(self.args), *module.parameters())
-        low = self.autocast is not None or any(t.dtype in (torch.bfloat16, torch.float16) for t in tensors)
-        return LOW_PRECISION_ROUNDING if low else ROUNDING
-
-    def described(self) -> dict[str, Any]:
-        """The fields of MicroBatch but the rank; the count is that of samples until the replay knows better."""
-        return {
-            "count": float(self.samples),
-            "samples": self.samples,
-            "indices": list(self.origin.indices) if self.origin else [],
-            "content": _digest(self.args, self.kwargs),
-            "noise": list(self.origin.batch.noise) if self.origin else [],
-        }
-
-
-def begin_pass(log: SampleLog, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Pass:
-    """Note a pass that is about to be made."""
-    samples = next((len(t) for t in tensors_in([*args, *kwargs.values()]) if t.dim() > 0), 0)
-    origin = log.trace(args, kwargs, samples)
-    return Pass(args, kwargs, samples, origin, log.doubt)
-
-
-def replay(reference: Reference, done: Pass) -> tuple[dict[str, Tensor], float] | str:
-    """The gradient of the pass's summed loss, by parameter, and its count; or why they cannot be told."""
-    targets = None
-    if reference.needs_targets:
-        targets = done.origin.targets if done.origin else _looked_up(reference, done)
-        if isinstance(targets, str):
-            return done.doubt or targets
-    with (
-        kept_random_state(),
-        torch.autocast("cpu", dtype=done.autocast or torch.bfloat16, enabled=done.autocast is not None),
-    ):
-        given = reference, done.args, done.kwargs, targets, done.samples
-        set_random_state(done.random_states)
-        try:
-            return summed_gradient(*given)
-        except RuntimeError as error:
-            if "use_reentrant=True" not in str(error):
-                raise
-        set_random_state(done.random_states)
-        return summed_gradient(*given, reenters=True)
-
-
-def _looked_up(reference: Reference, done: Pass) -> Any:
-    """The targets of inputs that are rows of a data set in memory."""
-    data = reference.data if isinstance(reference, ExampleLoss) else None
-    inputs = next(tensors_in([*done.args, *done.kwargs.values()]), None)
-    if data is None or inputs is None:
-        return (
-            "expected inputs that came through a torch DataLoader, or rows of a tuple of tensors (or TensorDataset) "
-            "given to "
-            "check.reference; read the data through a DataLoader, or give check.reference the tensors themselves"
-        )
-    known = {row.tobytes(): i for i, row in enumerate(data[0].detach().cpu().contiguous().numpy())}
-    rows = [known.get(row.tobytes(), -1) for row in inputs.detach().cpu().contiguous().numpy()]
-    if -1 in rows:
-        return (
-            f"{rows.count(-1)} of {len(rows)} inputs are no rows of the data given to check.reference: give it the "
-            "tensors as "
-            "the model sees them, or read them through a DataLoader"
-        )
-    targets = data[1]
-    return targets[rows] if isinstance(targets, Tensor) else tuple(target[rows] for target in targets)
-
-
-def _digest(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
-    tensor = next((t for t in tensors_in([*args, *kwargs.values()]) if t.numel()), None)
-    if tensor is None:
-        return ""
-    flat = tensor.detach().reshape(-1)
-    flat = flat[:: max(1, flat.numel() * flat.element_size() // HASHED_BYTES)].cpu().contiguous()
-    return hashlib.blake2b(flat.view(torch.uint8).numpy().tobytes(), digest_size=8).hexdigest()
+    def forward(
+        self,
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+        rest: tuple[Any, int],
+        held: list[Tensor],
+        reenters: bool,
+    ) -> tuple[list[Tensor | None], float]:
+        for layer in self.modules():
+            if isinstance(layer, nn.RNNBase):  # it holds its parameters a second time, as a list
+                layer._flat_weights = [getattr(layer, name) for name in layer._flat_weights_names]
+        summed, count = self._reference.loss_sum(self._reference.call(args, kwargs), *rest)
+        if not reenters:
+            return list(torch.autograd.grad(summed, held, allow_unused=True)), count
+        summed.backward()
+        return [p.grad for p in held], count

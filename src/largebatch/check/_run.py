@@ -108,14 +108,14 @@ def _nothing_seen(name: str, records: Sequence[dict[str, Any]]) -> str:
         return f"{path} ran to its end and no torch optimizer stepped; does it train with these arguments?"
     if not first["has_reference"]:
         return HOW_TO_TELL
+    if first["problem"] and not any(update["sums"] for update in first["updates"]):
+        return f"no gradient could be replayed: {first['problem']}"
     if not first["updates"]:
         return (
             f"{first['steps']} steps were made, but none after a backward pass through the model given to "
             "check.reference: give it the model that is trained, before training (a Lightning module with manual "
             "optimization steps inside its training_step, which cannot be replayed: check its loss in a plain loop)"
         )
-    if first["problem"] and not any(update["sums"] for update in first["updates"]):
-        return f"no gradient could be replayed: {first['problem']}"
     return ""
 
 

@@ -144,17 +144,19 @@ class SampleLog:
             yield
 
     def trace(self, args: tuple[Any, ...], kwargs: Mapping[str, Any], rows: int) -> Origin | None:
-        """The batch rows that a pass was given; their reading is then one that is trained on."""
+        """The batch rows that a pass was given."""
         self.doubt = ""
         origin = self._by_memory((*args, *kwargs.values()), rows) or self._by_order(rows)
         self._passed = self._given
         if origin is not None:
             origin.batch.used = max(origin.batch.used, origin.rows.stop)
-            reading = origin.batch.reading
-            if not reading.number:
-                self.training.append(reading)
-                reading.number = len(self.training)
         return origin
+
+    def trained_on(self, origin: Origin | None) -> None:
+        """A backward pass came through these rows; an evaluation has none."""
+        if origin is not None and not origin.batch.reading.number:
+            self.training.append(origin.batch.reading)
+            origin.batch.reading.number = len(self.training)
 
     def described(self) -> dict[str, Any]:
         """What was read in each epoch, and of which data."""

@@ -24,7 +24,7 @@ class Watch:
 
         watch = check.Watch()
         watch.model(model)          # or .reference(...), or .lightning(module)
-        ...                         # at least one update
+        ...                         # until watch.updates is at least 1: a GradScaler may skip the first steps
         print(watch.finish().text())
 
     Args:
@@ -38,7 +38,7 @@ class Watch:
 
     @property
     def updates(self) -> int:
-        """Complete updates so far."""
+        """Updates so far; steps that a GradScaler skipped are none."""
         return self._recorder.updates
 
     def reference(self, reference: Reference) -> None:
@@ -53,21 +53,28 @@ class Watch:
         """A Lightning module, by its `training_step`."""
         self._stack.enter_context(lightning_watched(module, self._recorder))
 
-    def finish(self) -> CheckResult:
-        """Leave this process as it was, and judge. On several ranks all must call it."""
+    def close(self) -> None:
+        """Leave this process as it was, without a verdict; needs no other rank."""
         self._stack.close()
-        record = self._recorder.record()
+
+    def finish(self) -> CheckResult:
+        """Leave this process as it was, and judge. On several ranks all must call it, whatever each of them saw."""
+        self.close()
         world = current_world()
-        if not record["updates"]:
-            return CheckResult("error", reason="no update was seen while it watched", workers=world.size)
-        return judge(assemble(_from_all_ranks(record, world)))
+        records = _from_all_ranks(self._recorder.record(), world, self._recorder.device)
+        idle = [str(rank) for rank, record in enumerate(records) if not record["updates"]]
+        if idle:
+            who = f"worker {', '.join(idle)} made no update" if len(idle) < len(records) else "no update was seen"
+            problem = next((f": {record['problem']}" for record in records if record["problem"]), "")
+            return CheckResult("error", reason=f"{who} while it watched{problem}", workers=world.size)
+        return judge(assemble(records))
 
 
-def _from_all_ranks(record: dict[str, Any], world: World) -> list[dict[str, Any]]:
-    """Every rank's record, on every rank."""
+def _from_all_ranks(record: dict[str, Any], world: World, device: torch.device) -> list[dict[str, Any]]:
+    """Every rank's record, on every rank. On the model's device, where the ranks can talk: NCCL cannot on the CPU."""
     buffer = io.BytesIO()
     torch.save(record, buffer)
-    own = torch.frombuffer(bytearray(buffer.getvalue()), dtype=torch.uint8)
-    lengths = world.gather(torch.tensor([len(own)]))
-    parts: tuple[Tensor, ...] = world.gather(own).split(lengths.tolist())
+    own = torch.frombuffer(bytearray(buffer.getvalue()), dtype=torch.uint8).to(device)
+    lengths = world.gather(torch.tensor([len(own)], device=device))
+    parts: tuple[Tensor, ...] = world.gather(own).cpu().split(lengths.tolist())
     return [torch.load(io.BytesIO(part.numpy().tobytes()), weights_only=True) for part in parts]

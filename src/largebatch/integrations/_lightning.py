@@ -74,7 +74,7 @@ class _Hooks:
             self._conductor.updated()
 
     def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
-        self._conductor.end()
+        self._conductor.abandon()
 
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
         self._conductor.end()

@@ -89,14 +89,24 @@ class Conductor:
             commit_statistics(self._model, current_world().sum(pending_statistics(self._model)))
         if self._scheduler is not None:
             self._scheduler.step()
-        if self._watch is not None:
-            self.checked, self._watch = self._watch.finish(), None
-            if not self.checked.passed and current_world().is_first:
-                sys.stderr.write(f"largebatch check of the first update: {self.checked.text()}")
+        if self._watch is not None and self._watch.updates:  # a GradScaler may have skipped the step
+            self._judge(self._watch)
 
     def end(self) -> None:
-        """Take all hooks away."""
+        """Take all hooks away; the check has its last word."""
         if self._noise is not None:
             self._noise.close()
         if self._watch is not None:
-            self._watch.finish()
+            self._judge(self._watch)
+
+    def abandon(self) -> None:
+        """Take all hooks away, after an error: the other ranks may be elsewhere."""
+        if self._noise is not None:
+            self._noise.close()
+        if self._watch is not None:
+            self._watch.close()
+
+    def _judge(self, watch: Watch) -> None:
+        self.checked, self._watch = watch.finish(), None
+        if not self.checked.passed and current_world().is_first:
+            sys.stderr.write(f"largebatch check of the first update: {self.checked.text()}")

@@ -1,19 +1,23 @@
 """A data-parallel loop with ragged batches and accumulation. Everything is right, unless `--bug NAME` plants one mistake.
 
-What it computes: the sum of the losses of the whole global batch, over its count. DDP averages over the ranks, hence the
-factor W.
+What it computes: the sum of the losses of the whole global batch, over its count; or, with `--equal 1`, the mean of the
+means of equal micro-batches, which is the same. DDP averages over the ranks, hence the factor W.
 """
 
 import argparse
 import math
+from contextlib import nullcontext
 from dataclasses import dataclass
+from itertools import islice
+from typing import Any
 
+import choices
 import torch
 import torch.distributed as dist
 from torch import nn
 from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
-from torch.utils.data import DataLoader, Dataset, DistributedSampler
+from torch.utils.data import DataLoader, DistributedSampler
 
 from largebatch import check
 
@@ -21,79 +25,47 @@ from largebatch import check
 def arguments(words=None):
     parser = argparse.ArgumentParser()
     parser.add_argument("--bug", default="")
+    parser.add_argument("--framework", default="ddp", choices=["ddp", "accelerate"])
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--samples", type=int, default=62)
+    parser.add_argument("--sampler", default="own", help="own, resident, or one of choices.py")
     parser.add_argument("--batch", type=int, default=24, help="global")
     parser.add_argument("--accumulation", type=int, default=2)
+    parser.add_argument("--equal", type=int, default=0, help="equal micro-batches, taken one by one")
     parser.add_argument("--ragged", type=int, default=1, help="ranks take unequal shares")
     parser.add_argument("--tokens", type=int, default=0, help="a loss per token, some masked")
     parser.add_argument("--dropout", type=float, default=0.0)
     parser.add_argument("--batch-norm", type=int, default=0)
+    parser.add_argument("--recurrent", type=int, default=0)
+    parser.add_argument("--spectral", type=int, default=0)
+    parser.add_argument("--checkpoint", default="", choices=["", "plain", "reentrant"])
+    parser.add_argument("--precision", default="float32", choices=["float32", "float64", "bfloat16", "autocast"])
     parser.add_argument("--clip", type=float, default=0.0)
+    parser.add_argument("--clip-kind", default="norm", choices=["norm", "value"])
     parser.add_argument("--amp", type=int, default=0)
+    parser.add_argument("--optimizer", default="sgd", choices=["sgd", "nesterov", "adam", "adamw", "rmsprop"])
+    parser.add_argument("--groups", type=int, default=0, help="no decay on vectors, and another rate")
     parser.add_argument("--momentum", type=float, default=0.9)
     parser.add_argument("--schedule", default="")
     parser.add_argument("--augment", type=int, default=0)
+    parser.add_argument("--transform", type=int, default=0, help="of inputs, after the loader")
+    parser.add_argument("--evaluate", default="", choices=["", "plain", "careless"])
     parser.add_argument("--loader-workers", type=int, default=0)
     parser.add_argument("--decay-in-loss", type=float, default=0.0)
     parser.add_argument("--epochs", type=int, default=2)
     return parser.parse_args(words)
 
 
-class Samples(Dataset):
-    """(inputs (5,), class), or (inputs (6, 5), a class per token, some -100)."""
-
-    def __init__(self, options):
-        g = torch.Generator().manual_seed(options.seed)
-        shape = (options.samples, 6, 5) if options.tokens else (options.samples, 5)
-        self.inputs = torch.randn(shape, generator=g)
-        self.targets = (self.inputs.sum(-1) > 0).long() + torch.randint(0, 2, shape[:-1], generator=g)
-        if options.tokens:
-            lengths = torch.randint(1, 7, (options.samples,), generator=g)
-            self.targets[torch.arange(6) >= lengths[:, None]] = -100
-        self.augment = options.augment
-
-    def __len__(self):
-        return len(self.inputs)
-
-    def __getitem__(self, index):
-        noise = 0.1 * torch.randn(self.inputs[index].shape) if self.augment else 0.0
-        return self.inputs[index] + noise, self.targets[index]
-
-
-class Net(nn.Module):
-    def __init__(self, options):
-        super().__init__()
-        self.first = nn.Linear(5, 8)
-        self.norm = nn.BatchNorm1d(8) if options.batch_norm else nn.Identity()
-        self.drop = nn.Dropout(options.dropout)
-        self.last = nn.Linear(8, 3)
-
-    def forward(self, x):
-        h = self.first(x)
-        h = self.norm(h.flatten(0, -2)).view(h.shape)
-        return self.last(self.drop(torch.tanh(h)))
-
-
-def example_loss(outputs, targets):
-    values = F.cross_entropy(outputs.flatten(0, -2), targets.flatten(), reduction="none").view(targets.shape)
-    return (values, (targets != -100).float()) if targets.dim() > 1 else values
-
-
 def windows(options, epoch, rank, size):
-    """This rank's micro-batches of every update, and the global batch of each: one permutation, split."""
+    """This rank's micro-batches of every update, as indices: one permutation, split, for `--sampler own`."""
     if options.bug == "duplicates_from_padding":
-        data = range(options.samples)
-        sampler = DistributedSampler(data, size, rank, seed=options.seed)
+        sampler = DistributedSampler(range(options.samples), size, rank, seed=options.seed)
         sampler.set_epoch(epoch)
         mine, share = list(sampler), options.batch // size
         shares = [mine[i : i + share] for i in range(0, len(mine), share)]
         totals = [size * len(part) for part in shares]
     else:
-        seed = options.seed + (0 if options.bug == "same_order_every_epoch" else epoch)
-        order = torch.randperm(options.samples, generator=torch.Generator().manual_seed(seed)).tolist()
-        if options.bug == "samples_never_seen":
-            order = sorted(order)[: -options.batch - 1]
+        order = torch.randperm(options.samples, generator=torch.Generator().manual_seed(options.seed + epoch)).tolist()
         batches = [order[i : i + options.batch] for i in range(0, len(order), options.batch)]
         if len(batches[-1]) < 5 * size:  # too few for every rank
             batches[-2:] = [batches[-2] + batches[-1]]
@@ -119,14 +91,22 @@ def share_of(batch, options, rank, size):
     return batch[ends[rank - 1] if rank else 0 : ends[rank]]
 
 
+def batches_of(data, options, epoch, rank, size):
+    """This rank's batches of one epoch, and how many there are in each window."""
+    if options.sampler in ("own", "resident"):
+        plan = windows(options, epoch, rank, size)
+        parts, steps = [part for window in plan for part in window], [len(window) for window in plan]
+        if options.sampler == "resident":
+            return ((data.inputs[part], data.targets[part]) for part in parts), steps
+        return DataLoader(data, batch_sampler=parts, num_workers=options.loader_workers), steps
+    ranks = 2 * size if options.bug == "samples_never_seen" else size
+    loader = choices.loader_of(data, options, rank, ranks, 0 if options.bug == "same_order_every_epoch" else epoch)
+    full, rest = divmod(len(loader), options.accumulation)
+    return loader, [options.accumulation] * full + [rest] * (rest > 0)
+
+
 def count(targets):
     return (targets != -100).sum()
-
-
-def schedule(options, optimizer):
-    if options.schedule == "staircase":
-        return torch.optim.lr_scheduler.LambdaLR(optimizer, lambda epoch: (epoch + 1) / 5)
-    return torch.optim.lr_scheduler.LambdaLR(optimizer, lambda update: min(1.0, (update + 1) / 8))
 
 
 def penalty(model, options):
@@ -155,21 +135,22 @@ class Loop:
     optimizer: torch.optim.Optimizer
     scheduler: torch.optim.lr_scheduler.LRScheduler | None
     scaler: torch.amp.GradScaler
+    accelerator: Any
     size: int
 
-    def update(self, window):
+    def update(self, batches, steps):
         bug = self.options.bug
-        total = torch.stack([count(targets) for _, targets in window]).sum()
-        dist.all_reduce(total)
+        window, total = islice(batches, steps), None
+        if not self.options.equal:
+            window = list(window)
+            total = self.count(window)
         if bug != "zero_grad_forgotten":
             self.optimizer.zero_grad()
         for step, (inputs, targets) in enumerate(window):
             if bug == "micro_batches_lost" and step:
                 self.optimizer.zero_grad()
-            if isinstance(self.wrapped, DistributedDataParallel):
-                self.wrapped.require_backward_grad_sync = step == len(window) - 1
-            loss = self.loss(inputs, targets, len(window), total)
-            self.scaler.scale(loss).backward()
+            with self.quiet() if step < steps - 1 else nullcontext():
+                self.backward(choices.transformed(inputs, self.options), targets, steps, total)
             if bug == "clipped_per_micro_batch":
                 self.clip()
             if bug == "scheduler_steps_per_micro_batch":
@@ -181,23 +162,54 @@ class Loop:
         else:
             self.scaler.step(self.optimizer)
             self.scaler.update()
-        if self.scheduler and self.options.schedule != "staircase" and bug != "scheduler_steps_per_micro_batch":
+        if self.scheduler and not self.is_per_epoch and bug != "scheduler_steps_per_micro_batch":
             for _ in range(self.size if bug == "scheduler_steps_per_worker" else 1):
                 self.scheduler.step()
 
-    def loss(self, inputs, targets, steps, total):
-        values = F.cross_entropy(self.wrapped(inputs).flatten(0, -2), targets.flatten(), reduction="sum")
+    def count(self, window):
+        """All targets of a window, on all ranks."""
+        total = torch.stack([count(targets) for _, targets in window]).sum()
+        if self.options.bug == "labels_without_loss_counted":
+            total += sum(len(targets) for _, targets in window)
+        dist.all_reduce(total)
+        return total
+
+    @property
+    def is_per_epoch(self):
+        return self.options.schedule in choices.PER_EPOCH
+
+    def quiet(self):
+        """Before the last micro-batch of a window nothing is averaged over the ranks."""
+        if self.accelerator is not None:
+            return self.accelerator.no_sync(self.wrapped)
+        return self.wrapped.no_sync() if isinstance(self.wrapped, DistributedDataParallel) else nullcontext()
+
+    def backward(self, inputs, targets, steps, total):
+        with choices.cast_of(self.options):
+            loss = self.loss(self.wrapped(inputs), targets, steps, total)
+        if self.accelerator is not None:
+            self.accelerator.backward(loss)
+        else:
+            self.scaler.scale(loss).backward()
+
+    def loss(self, outputs, targets, steps, total):
+        values = F.cross_entropy(outputs.flatten(0, -2), targets.flatten(), reduction="sum")
+        if total is None:
+            total = len(targets) * steps * self.size
         loss = values * self.size / total
         if self.options.bug == "mean_of_means":
             loss = values / count(targets).clamp(min=1) / steps
         if self.options.decay_in_loss:
             loss = loss + penalty(self.model, self.options) / steps
         if self.options.bug == "unexplained_gradient":
-            loss = loss + 0.05 * self.model.last.weight.abs().sum()
+            loss = loss + 0.05 * sum(p.abs().sum() for p in self.model.last.parameters())
         return loss * factor(self.options, self.size, steps, total)
 
     def clip(self):
-        nn.utils.clip_grad_norm_(self.model.parameters(), self.options.clip)
+        if self.options.clip_kind == "value":
+            nn.utils.clip_grad_value_(self.model.parameters(), self.options.clip)
+        else:
+            nn.utils.clip_grad_norm_(self.model.parameters(), self.options.clip)
 
     def average(self):
         """What DDP does, where it is not there to do it."""
@@ -217,42 +229,50 @@ class Loop:
         if bug == "momentum_corrected_in_sgd":
             correct_momentum(self.optimizer)
 
+    def end_epoch(self, epoch, data):
+        loss = choices.evaluate(self.model, data, self.options) if self.options.evaluate else 1.0 / (epoch + 1)
+        if self.scheduler and self.is_per_epoch:
+            self.scheduler.step(*([loss] if self.options.schedule == "plateau" else []))
+
+
+def loop_of(options, model, size):
+    """The loop of a model that is not wrapped yet."""
+    bare = options.bug in ("parameters_differ", "gradients_not_averaged", "clipped_before_averaging")
+    optimizer = choices.optimizer_of(model, options)
+    scheduler = choices.schedule_of(optimizer, options)
+    wrapped, accelerator = model, None
+    if options.framework == "accelerate" and not bare:
+        import accelerate
+
+        accelerator = accelerate.Accelerator(cpu=True, step_scheduler_with_optimizer=False)
+        wrapped, optimizer = accelerator.prepare(model, optimizer)
+    elif not bare:
+        wrapped = DistributedDataParallel(model)
+    scaler = torch.amp.GradScaler("cpu", init_scale=1024.0, enabled=bool(options.amp))
+    return Loop(options, model, wrapped, optimizer, scheduler, scaler, accelerator, size)
+
 
 def main(words=None):
     options = arguments(words)
-    bug = options.bug
     joined = not dist.is_initialized()
     if joined:
         dist.init_process_group("gloo")
     rank, size = dist.get_rank(), dist.get_world_size()
-    torch.manual_seed(options.seed + (rank if bug == "parameters_differ" else 0))
-    model = Net(options)
-    data = Samples(options)
-    check.reference(model, data, example_loss)
-    bare = bug in ("parameters_differ", "gradients_not_averaged", "clipped_before_averaging")
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=options.momentum)
-    loop = Loop(
-        options,
-        model,
-        model if bare else DistributedDataParallel(model),
-        optimizer,
-        schedule(options, optimizer) if options.schedule else None,
-        torch.amp.GradScaler("cpu", init_scale=1024.0, enabled=bool(options.amp)),
-        size,
-    )
-    if bug != "augmentation_same_on_workers":
+    torch.manual_seed(options.seed + (rank if options.bug == "parameters_differ" else 0))
+    model = choices.Net(options).to(choices.dtype_of(options))
+    data = choices.Samples(options)
+    told = (data.inputs, data.targets) if options.sampler == "resident" else data
+    check.reference(model, told, choices.example_loss)
+    loop = loop_of(options, model, size)
+    if options.bug != "augmentation_same_on_workers":
         torch.manual_seed(options.seed + 1000 * rank)  # dropout and augmentation of its own for every rank
     for epoch in range(options.epochs):
-        plan = windows(options, epoch, rank, size)
-        loader = DataLoader(
-            data, batch_sampler=[part for window in plan for part in window], num_workers=options.loader_workers
-        )
+        loader, windows_steps = batches_of(data, options, epoch, rank, size)
         batches = iter(loader)
-        for window in plan:
-            loop.update([next(batches) for _ in window])
+        for steps in windows_steps:
+            loop.update(batches, steps)
         next(batches, None)
-        if options.schedule == "staircase":
-            loop.scheduler.step()
+        loop.end_epoch(epoch, data)
     if joined:
         dist.destroy_process_group()
 
