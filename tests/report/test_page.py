@@ -199,6 +199,9 @@ def test_a_ratio_is_drawn_by_its_logarithm():
     ("value", "text"),
     [(None, "–"), (math.nan, "–"), (True, "yes"), (0.123456, "0.1235"), (12345, "12\u202f345"), ("a", "a"),
      (Estimate(1.0, 0.1, 0.8, 1.2, 5, "points"), "1.00 [0.80, 1.20]"),
+     (Estimate(9.18e-5, 1e-5, 8.25e-5, 1.011e-4, 5), "9.18 [8.25, 10.11] × 10⁻⁵"),
+     (Estimate(16.0, 5.0, -47.5, 79.5, 2), "16 (n = 2, no interval)"),
+     (Estimate(0.0, 0.1, -0.2, 0.2, 3), "0.00 [-0.20, 0.20]"),
      (Estimate(math.nan, math.nan, math.nan, math.nan, 0), "–")],
 )  # fmt: skip
 def test_values_are_shown_without_their_unit(value, text):

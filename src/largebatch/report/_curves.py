@@ -16,12 +16,11 @@ import numpy as np
 from largebatch.core import progress
 from largebatch.report._figure import Axis, Figure, Series, View, spans_decades
 from largebatch.results import student_quantile
-from largebatch.study import StudyResult, curves
+from largebatch.study import FEWEST_SEEDS, StudyResult, curves
 
-__all__ = ["BAND_FROM", "Curve", "over_seeds", "read_curves", "training_figures"]
+__all__ = ["Curve", "over_seeds", "read_curves", "training_figures"]
 
 MOST_POINTS = 120  # of one curve: a screen shows no more, and a page of 200 runs stays small
-BAND_FROM = 3  # seeds: with two, Student's t is 12.7 wide and hides the lines
 
 Row = Mapping[str, Any]
 Point = tuple[float, float]
@@ -98,7 +97,7 @@ def training_figures(found: Sequence[Curve]) -> list[Figure]:
 
 
 def over_seeds(by_seed: Iterable[Sequence[Point]], *, log: bool = False) -> tuple[list[float], ...]:
-    """Where all seeds have a point: x, the mean of y, and both ends of its 95 % t-interval (NaN below `BAND_FROM` seeds).
+    """Where all seeds have a point: x, the mean of y, and both ends of its 95 % t-interval (NaN below 3 seeds).
 
     Args:
         log: of the logarithms, for an axis that shows these: a geometric mean, whose interval stays above 0.
@@ -108,7 +107,7 @@ def over_seeds(by_seed: Iterable[Sequence[Point]], *, log: bool = False) -> tupl
     values = np.array([[table[x] for table in tables] for x in shared]).reshape(len(shared), len(tables))
     values, n = np.log(values) if log else values, len(tables)
     mean = values.mean(axis=1) if n else np.empty(0)
-    half = student_quantile(n - 1.0, 0.95) * values.std(axis=1, ddof=1) / n**0.5 if n >= BAND_FROM else mean * np.nan
+    half = student_quantile(n - 1.0, 0.95) * values.std(axis=1, ddof=1) / n**0.5 if n >= FEWEST_SEEDS else mean * np.nan
     return shared, *((np.exp(v) if log else v).tolist() for v in (mean, mean - half, mean + half))
 
 

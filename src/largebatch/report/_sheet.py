@@ -10,9 +10,12 @@ from dataclasses import dataclass, replace
 from statistics import median
 
 from largebatch.results import Cell, Column, Estimate, Table
+from largebatch.study import FEWEST_SEEDS
 
 __all__ = ["Entry", "Scale", "Sheet", "Sketch", "shown"]
 
+SMALLEST_POWER = -3  # of ten, before a number is written with it
+RAISED = str.maketrans("0123456789-", "⁰¹²³⁴⁵⁶⁷⁸⁹⁻")
 ROOM = 1.5  # beside the outermost estimates, in median half-widths: longer intervals end in an arrow
 
 
@@ -145,8 +148,13 @@ def shown(value: Cell, form: str = ".4g") -> str:
 
 
 def _without_unit(estimate: Estimate) -> str:
-    plain = Estimate(estimate.value, estimate.stderr, estimate.low, estimate.high, estimate.n)
-    return str(plain)
+    """Small numbers by a power of ten; no interval from two seeds, which spans next to everything."""
+    power = math.floor(math.log10(abs(estimate.value))) if estimate.value else 0
+    factor, tail = (1.0, "") if power >= SMALLEST_POWER else (10.0**-power, f" × 10{str(power).translate(RAISED)}")
+    value, low, high = (factor * number for number in (estimate.value, estimate.low, estimate.high))
+    if estimate.n < FEWEST_SEEDS:
+        low = high = math.nan
+    return f"{Estimate(value, factor * estimate.stderr, low, high, estimate.n)}{tail}"
 
 
 def _log(value: float) -> float:

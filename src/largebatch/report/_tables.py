@@ -23,9 +23,8 @@ def contrast_sheet(rows: Sequence[ContrastRow], *, primary: bool, source: str = 
         return None
     scales = {kind: Scale.of([row.shown for row in told if _scale_of(row) == kind], ratio=kind[0] == "ratio")
               for kind in {_scale_of(row) for row in told}}  # fmt: skip
-    columns = ["contrast", "compared", "estimate [95 % interval]", "published", "unit", "p"]
-    columns += ["p by Holm"] if primary else []
-    columns += ["verdict", "seeds that would settle it"]
+    columns = ["contrast", "estimate [95 % interval]", "unit", "published", "compared", "verdict", "p"]
+    columns += ["p by Holm", "seeds that would settle it"] if primary else ["seeds that would settle it"]
     caption = (
         f"{len(told)} contrasts named beforehand; p corrected by Holm over all of them."
         if primary
@@ -39,17 +38,9 @@ def contrast_sheet(rows: Sequence[ContrastRow], *, primary: bool, source: str = 
         settles = Entry(None if row.seeds_needed is None else f"about {row.seeds_needed}")
         verdict = Entry(row.verdict, "" if row.margin is None else f"margin {row.margin:g} {row.estimate.unit}")
         entries.append(
-            [
-                Entry(row.name, row.question),
-                Entry(_compared(row)),
-                entry,
-                Entry(row.published or None),
-                Entry(estimate.unit or None),
-                *ps,
-                verdict,
-                settles,
-            ]
-        )
+            [Entry(row.name, row.question), entry, Entry(estimate.unit or None), Entry(row.published or None),
+             Entry(_compared(row)), verdict, *ps, settles]
+        )  # fmt: skip
     key = "contrasts" if primary else "exploratory"
     caption += _published(source, any(row.published for row in told))
     return Sheet(key, caption, columns, entries, folded=not primary and len(told) >= FOLDED_FROM).trimmed()
@@ -63,8 +54,8 @@ def cell_sheet(cells: Sequence[CellRow], group: str, source: str = "") -> Sheet:
     scale = Scale.of([cell.gap for cell in told if cell.gap is not None])
     columns = [
         "cell", Column("batch"), Column(metric.replace("_", " "), unit), "published",
-        Column("gap to the reference", "points" if has_accuracy else ""), "train loss", "optimizer", Column("lr"), "warmup",
-        "ghost batch", "budget", Column("updates"), Column("gradients", "10⁶ samples", ".3g"), "runs",
+        Column("gap to the reference", "points" if has_accuracy else ""), "train loss", "optimizer", Column("rate"),
+        "warmup", "ghost batch", "budget", Column("updates"), Column("gradients", "10⁶ samples", ".3g"), "runs",
     ]  # fmt: skip
     rows: list[list[Entry]] = []
     for cell in told:
@@ -74,7 +65,7 @@ def cell_sheet(cells: Sequence[CellRow], group: str, source: str = "") -> Sheet:
             Entry(cell.global_batch_size), Entry(cell.estimates.get(metric)), Entry(published_of(cell, metric)),
             Entry("reference" if cell.reference and cell.gap is None else cell.gap, sketch=gap),
             Entry(cell.estimates.get("train_loss")), Entry(cell.optimizer), Entry(float(cell.lr)),
-            Entry(cell.warmup.replace(",", ", ")),
+            Entry(_warmup(cell.warmup)),
             Entry("whole batch" if cell.ghost_batch_size is None else cell.ghost_batch_size), Entry(cell.budget or None),
             Entry(cell.updates), Entry(float(cell.gradient_cost)), Entry(_counted(cell)),
         ])  # fmt: skip
@@ -169,6 +160,13 @@ def _compared(row: ContrastRow) -> str:
 def _about(cell: CellRow) -> str:
     is_told = not cell.reference or "reference" in cell.about
     return cell.about if is_told else f"{cell.about} (reference)".strip()
+
+
+def _warmup(text: str) -> str:
+    """A recipe's own words, for reading: "gradual: 5ep, from 0.05, at most 0.2dur"."""
+    kind, _, rest = text.rstrip(")").partition("(")
+    rest = rest.replace(",", ", ").replace("start_lr=", "from ").replace("at_most=", "at most ")
+    return f"{kind}: {rest}" if rest else kind
 
 
 def _p(p: float) -> str | None:

@@ -8,11 +8,10 @@ import math
 from collections.abc import Mapping, Sequence
 
 from largebatch.recipe import Duration
-from largebatch.report._curves import BAND_FROM
 from largebatch.report._figure import Axis, Figure, Series, View, spans_decades
 from largebatch.report._figures import measured
 from largebatch.results import Estimate
-from largebatch.study import CellRow, StudyResult, measure_name
+from largebatch.study import FEWEST_SEEDS, CellRow, StudyResult, measure_name
 
 __all__ = ["batch_figures", "switch_figures"]
 
@@ -83,7 +82,7 @@ def _views(study: StudyResult, keys: Sequence[str], at: Mapping[str, float], axi
 
 
 def _point(cell: str, x: float, estimate: Estimate) -> Series:
-    ends = ([estimate.low], [estimate.high]) if estimate.n >= BAND_FROM else ((), ())
+    ends = ([estimate.low], [estimate.high]) if estimate.n >= FEWEST_SEEDS else ((), ())
     return Series(cell, [x], [estimate.value], *ends, cell=cell, points=True)
 
 

@@ -2,7 +2,7 @@
 
 from largebatch.study._branches import Branch, Branches, branch_batches
 from largebatch.study._cost import CellCost, StudyCost, study_cost
-from largebatch.study._design import Cell, Contrast, Measures, Published, Study
+from largebatch.study._design import FEWEST_SEEDS, Cell, Contrast, Measures, Published, Study
 from largebatch.study._executors import open_executor
 from largebatch.study._findings import (
     CellRow,
@@ -29,6 +29,7 @@ from largebatch.study._text import published_of
 from largebatch.study._tune import tune_rates
 
 __all__ = [
+    "FEWEST_SEEDS",
     "STUDIES",
     "Branch",
     "Branches",

@@ -18,11 +18,11 @@ NEUTRAL = {"ratio": 1.0}
 
 TOPICS = {
     "gap": "the gap of SGD",
-    "recipe": "what Goyal's recipe closes of it",
+    "recipe": "what Goyal's recipe closes of SGD's gap",
     "recipe, equal updates": "whether the recipe is as good at equal updates",
-    "kept, equal updates": "what more updates close",
+    "kept, equal updates": "what more updates close of SGD's gap",
     "Keskar's gap": "the gap of Keskar's protocol",
-    "Keskar's protocol": "what the recipe closes of that",
+    "Keskar's protocol": "what the recipe closes of Keskar's gap",
     "recovered minimum": "whether what the recipe finds is sharper",
     "early gradients": "how accurate early gradients are",
     "gradient descent": "what gradient descent costs",
@@ -63,9 +63,9 @@ def open_question_answer(tables: StudyResult) -> tuple[str, ...]:
             found.get("kept, equal updates"), "Training for as many updates as the small batch, nothing else changed,"
         ),
         _gap(found.get("Keskar's gap"), "By Keskar's protocol (Adam, rate kept) the large batch"),
-        _share(found.get("Keskar's protocol"), "There Goyal's recipe (rate × √k, gradual warmup, ghosts)"),
-        _sharpness(found, "kept", "the large batch's minimum with nothing changed"),
-        _sharpness(found, "recipe", "the minimum that the recipe finds"),
+        _share(found.get("Keskar's protocol"), "In that protocol Goyal's recipe (rate × √k, gradual warmup, ghosts)"),
+        _sharpness(found, "kept", "The large batch's minimum with nothing changed"),
+        _sharpness(found, "recipe", "The minimum that the recipe finds"),
         _early(found.get("early gradients")),
         _signs(found),
         _gap(found.get("gradient descent"), "Gradient descent on the whole data set"),
@@ -125,11 +125,15 @@ def _curves(found: dict[str, ContrastRow]) -> str:
     is_above = {row.estimate.low > 0 for row in apart}
     side = "apart" if len(is_above) > 1 else "higher" if True in is_above else "lower"
     sizes = [row.estimate if side != "lower" else negative(row.estimate) for row in apart]
-    told = ", ".join(f"by {size} {row.name.removeprefix('curves ')}" for row, size in zip(apart, sizes, strict=True))
+    told = [f"by {size} {row.name.removeprefix('curves ')}" for row, size in zip(apart, sizes, strict=True)]
     return (
         "The training curves of the recipe and of the small batch do not coincide: the recipe's train loss is "
-        f"{side} {told} of the run."
+        f"{side} {_listed(told)} of the run."
     )
+
+
+def _listed(parts: Sequence[str]) -> str:
+    return " and ".join(filter(None, (", ".join(parts[:-1]), parts[-1])))
 
 
 def _sharpness(found: dict[str, ContrastRow], side: str, subject: str) -> str:
@@ -139,13 +143,16 @@ def _sharpness(found: dict[str, ContrastRow], side: str, subject: str) -> str:
     flatter = [row for row in rows if excludes(row.estimate, 1.0) and row.estimate.high < 1]
     if not rows:
         return ""
-    groups = {"sharper": sharper, "flatter": flatter}
-    parts = [
-        f"{word} by {len(group)} of {len(rows)} measures, {_extremes(group)}" for word, group in groups.items() if group
-    ]
     rest = len(rows) - len(sharper) - len(flatter)
-    parts += [f"not told apart by {rest}{'' if parts else ' measures'}"] if rest else []
-    return f"Against the small batch's, {subject} is {'; '.join(parts)}."
+    if rest == len(rows):
+        return f"{subject} is not told apart from the small batch's by any of {rest} measures of sharpness."
+    than, parts = " than the small batch's", list[str]()
+    for word, group in (("sharper", sharper), ("flatter", flatter)):
+        if group:
+            count = "all" if len(group) == len(rows) else f"{len(group)} of"
+            parts.append(f"{word}{'' if parts else than} by {count} {len(rows)} measures, {_extremes(group)}")
+    parts += [f"not told apart by {rest}"] if rest else []
+    return f"{subject} is {'; '.join(parts)}."
 
 
 def _extremes(rows: Sequence[ContrastRow]) -> str:
@@ -170,15 +177,18 @@ def _signs(found: dict[str, ContrastRow]) -> str:
     rows = {words: found[name] for name, words in SIGNS.items() if name in found}
     if not rows:
         return ""
-    over = f"over the {len(next(iter(rows.values())).cells)} cells of SGD with the large batch at equal epochs"
+    first = next(iter(rows.values()))
+    about, over = (
+        measure_name(first.metric),
+        f"over the {len(first.cells)} cells of SGD with the large batch at equal epochs",
+    )
     told = [
-        f"{words} goes with {'higher' if row.estimate.low > 0 else 'lower'} {measure_name(row.metric)} (rank correlation "
-        f"{row.estimate})"
+        f"{words} goes with {'higher' if row.estimate.low > 0 else 'lower'} {about} (rank correlation {row.estimate})"
         for words, row in rows.items() if row.verdict == "goes with it"
     ]  # fmt: skip
     rest = [words for words, row in rows.items() if row.verdict != "goes with it"]
     if not told:
-        return f"Of {len(rows)} signs in training none goes with what it ends at {over}: not told apart from chance."
+        return f"None of {len(rows)} signs in training goes with the final {about} beyond chance, {over}."
     others = f"; not told apart from chance: {'; '.join(rest)}" if rest else ""
     return f"Exploratory, and no cause: {over}, {'; '.join(told)}{others}."
 

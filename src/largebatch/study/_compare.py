@@ -24,10 +24,10 @@ from largebatch.results import (
 from largebatch.study._answers import contrast_sentences
 from largebatch.study._break_point import break_point
 from largebatch.study._correlate import correlation
-from largebatch.study._design import Contrast, Study
+from largebatch.study._design import FEWEST_SEEDS, Contrast, Study
 from largebatch.study._findings import ContrastRow, StudyResult
 from largebatch.study._names import measure_name
-from largebatch.study._values import FEWEST_SEEDS, Values, estimated, excludes, negative, paired, values_of, varies
+from largebatch.study._values import Values, estimated, excludes, negative, paired, values_of, varies
 
 __all__ = ["judge"]
 

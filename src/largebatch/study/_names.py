@@ -25,6 +25,7 @@ NAMES: Mapping[str, str] = MappingProxyType(
         "batch_cosine": "cos(g_batch, g_full)",
         "step_cosine": "cos(g_t, g_t+j)",
         "noise_scale": "gradient noise scale",
+        "linear_rule": "error of the linear rule",
         "distance": "‖x − x₀‖",
         "seconds": "time",
     }
@@ -32,6 +33,7 @@ NAMES: Mapping[str, str] = MappingProxyType(
 """Kind → name; any other kind is its own name, with spaces."""
 
 KEY = re.compile(r"([^(\[]+?)(?:\(([^)]*)\))?(?: [(\[](\w+)[)\]])?")
+ENDS = ("the start", "the end")
 WHEN = {"early": "{} after one epoch", "largest": "largest {}", "last": "{} at the end"}
 
 
@@ -57,4 +59,4 @@ def _kind_name(kind: str) -> str:
         return WHEN[when].format(_kind_name(rest))
     what, at, moment = kind.partition(" at ")
     name = NAMES.get(what, what.replace("_", " "))
-    return f"{name} at {moment}{'' if moment.startswith('the ') else ' of the run'}" if at else name
+    return f"{name} at {moment}{'' if moment in ENDS else ' of the run'}" if at else name

@@ -1,9 +1,12 @@
 """A study for reading: its tables, and its answer with them for a terminal."""
 
+import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from largebatch.results import Cell, Column, Table
+from largebatch.results import Cell, Column, Estimate, Table
+from largebatch.study._design import FEWEST_SEEDS
 from largebatch.study._names import measure_name
 
 if TYPE_CHECKING:
@@ -19,8 +22,8 @@ def cell_table(study: "StudyResult") -> Table:
     columns = ["cell", Column("batch"), Column("test accuracy", "%") if has_accuracy else "test loss", "published",
                Column("gap", "points" if has_accuracy else ""), "train loss", Column("updates"), "runs"]  # fmt: skip
     rows: list[list[Cell]] = [
-        [cell.name, cell.global_batch_size, cell.estimates.get(metric), published_of(cell, metric), cell.gap,
-         cell.estimates.get("train_loss"), cell.updates, _counted(cell)]
+        [cell.name, cell.global_batch_size, _plain(cell.estimates.get(metric)), published_of(cell, metric),
+         _plain(cell.gap), _plain(cell.estimates.get("train_loss")), cell.updates, _counted(cell)]
         for cell in study.cells
     ]  # fmt: skip
     return _without_empty(columns, rows, "published")
@@ -32,7 +35,7 @@ def sharpness_table(study: "StudyResult") -> Table:
     cells = [cell for cell in study.cells if any(key in cell.estimates for key in keys)]
     columns = ["measure", *(name for cell in cells for name in (cell.name, f"{cell.name}, published"))]
     rows: list[list[Cell]] = [
-        [measure_name(key), *(v for cell in cells for v in (cell.estimates.get(key), published_of(cell, key)))]
+        [measure_name(key), *(v for cell in cells for v in (_plain(cell.estimates.get(key)), published_of(cell, key)))]
         for key in (keys if cells else ())
     ]
     return _without_empty(columns, rows, *columns[2::2])
@@ -67,6 +70,13 @@ def _without_empty(columns: Sequence[str | Column], rows: list[list[Cell]], *nam
         i for i, column in enumerate(columns) if str(column) not in names or any(row[i] is not None for row in rows)
     ]
     return Table([columns[i] for i in kept], [[row[i] for i in kept] for row in rows])
+
+
+def _plain(estimate: Estimate | None) -> Estimate | None:
+    """Without its unit, which stands in the head of the column, and without an interval from two seeds."""
+    if estimate is None or estimate.n >= FEWEST_SEEDS:
+        return estimate and replace(estimate, unit="")
+    return replace(estimate, unit="", low=math.nan, high=math.nan)
 
 
 def _counted(cell: "CellRow") -> str:

@@ -5,11 +5,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from largebatch.results import Estimate, mean_interval, paired_difference
+from largebatch.study._design import FEWEST_SEEDS
 from largebatch.study._findings import CellRow, LookRow, StudyResult
 
-__all__ = ["FEWEST_SEEDS", "Values", "estimated", "excludes", "negative", "paired", "unit_of", "values_of", "varies"]
+__all__ = ["Values", "estimated", "excludes", "negative", "paired", "unit_of", "values_of", "varies"]
 
-FEWEST_SEEDS = 3  # Student's t with one degree of freedom is 12.7 wide
 EARLY_EPOCH = 1.0
 ROUNDING = 1e-9  # of float64 in per cent of some hundred samples, and more
 

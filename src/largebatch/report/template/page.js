@@ -12,7 +12,7 @@
   const SHAPES = ["M9 6a5 5 0 1 0 10 0a5 5 0 1 0-10 0", "M10 2h8v8h-8z", "M14 0l6 6-6 6-6-6z", "M14 1l6 10H8z",
     "M10 2l8 8M18 2l-8 8", "M14 11l6-10H8z", "M14 1v10M9 6h10"];
   const PATTERNS = { solid: "", dash: "6 4", dot: "2 3", dashdot: "6 3 2 3", longdash: "10 4" };
-  const MARKERS_UP_TO = 30, TABLE_ROWS = 500, PRINT = { width: 680, height: 300 };
+  const MARKERS_UP_TO = 30, LETTER = 7.5, TABLE_ROWS = 500, PRINT = { width: 680, height: 300 };
   const places = new Map(page.cells.map((cell, place) => [cell.name, place]));
   const chosen = {
     cells: new Set(page.cells.filter((cell) => cell.on).map((cell) => cell.name)), seeds: new Set(page.seeds), runs: false,
@@ -189,8 +189,10 @@
 
   function layout(view, series, key, { width, height }) {
     const ink = variable("--ink"), line = variable("--line"), paper = variable("--paper");
-    const axis = (told, values) => ({
-      title: { text: escaped(told.title), standoff: 8 }, type: told.log ? "log" : "linear", automargin: true, gridcolor: line,
+    // A title longer than its axis goes on in a second line, where it has a comma.
+    const fitted = (title, pixels) => escaped(title).replaceAll(", ", title.length * LETTER > pixels ? ",<br>" : ", ");
+    const axis = (told, values, pixels) => ({
+      title: { text: fitted(told.title, pixels), standoff: 8 }, type: told.log ? "log" : "linear", automargin: true, gridcolor: line,
       zerolinecolor: line, linecolor: line, showline: true, exponentformat: "power",
       ...(told.log ? { dtick: decades(values) >= 2 ? 1 : "D2" } : {}), ...(told.ticks.length ? { tickvals: told.ticks, ticktext: told.ticks.map(String) } : {}),
     });
@@ -203,8 +205,8 @@
       width, height, paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", font: { family: "system-ui, sans-serif", size: 12.5, color: ink },
       margin: { l: 52, r: 14, t: 10, b: 44 }, hovermode: "closest", hoverlabel: { namelength: -1, bgcolor: paper, bordercolor: line, font: { color: ink } },
       dragmode: matchMedia("(pointer: coarse)").matches ? false : "zoom", uirevision: `${key} ${view.name} ${view.by}`,
-      xaxis: { ...axis(view.x, series.flatMap((one) => column(one.x))), ...(view.square ? { constrain: "domain" } : {}) },
-      yaxis: { ...axis(view.y, series.flatMap((one) => column(one.y))), ...(view.square ? { scaleanchor: "x", constrain: "domain" } : {}) }, shapes: rules, annotations: notes,
+      xaxis: { ...axis(view.x, series.flatMap((one) => column(one.x)), width - 100), ...(view.square ? { constrain: "domain" } : {}) },
+      yaxis: { ...axis(view.y, series.flatMap((one) => column(one.y)), height - 80), ...(view.square ? { scaleanchor: "x", constrain: "domain" } : {}) }, shapes: rules, annotations: notes,
     };
   }
 
