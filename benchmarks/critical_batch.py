@@ -1,8 +1,8 @@
 """F1 on Fashion-MNIST: the critical batch by the noise scale, by branches and by a sweep, and whether they agree.
 
 Writes docs/results/critical-batch.md and its picture. The plan stands here, and the notebook (docs/LOG.md, 2026-11-25)
-says how it came to be: a trunk of 10,240 samples at batch 256, its rate tuned; branches of 8,192 samples at the rates
-that its noise scale gives; a sweep to a training loss of 0.4 with rates tuned at each batch.
+says how it came to be: a trunk of 10,240 samples at batch 256, its rate tuned; branches of 16,384 samples at the rates
+that its noise scale gives, the largest about that scale; a sweep to a training loss of 0.4 with rates tuned at each batch.
 
     python benchmarks/critical_batch.py            # runs/critical-batch; interrupted work is continued
 """
@@ -27,11 +27,11 @@ from largebatch.target import fit_hyperbola, samples_to_target
 TASK = "fashion-mnist/f1"
 PLAN = study.ProbePlan(
     samples=10_240,
-    batch_sizes=(64, 128, 256, 512, 1024, 2048),
-    branch_batch_sizes=(64, 128, 256, 512, 1024),
-    branch_samples=8192,
+    batch_sizes=(64, 128, 256, 512, 1024, 2048, 4096, 8192),
+    branch_batch_sizes=(64, 128, 256, 512, 1024, 2048),
+    branch_samples=16_384,
     routes=("noise scale", "branches", "sweep"),
-    branch_seeds=2,
+    branch_seeds=1,
     sweep_seeds=3,
     target=0.4,
     longest=200_000,

@@ -51,8 +51,7 @@ class CriticalBatch(Result):
     @property
     def believed(self) -> Route | None:
         """The dearest route that gave a number."""
-        known = {route.route: route for route in self.critical if route.is_known}
-        return next((known[name] for name in _DEARER if name in known), None)
+        return _believed(self.critical)
 
     def to_json(self) -> dict[str, Any]:
         """With the noise scale and its interval at the top."""
@@ -130,11 +129,17 @@ def _warnings(routes: Sequence[Route], pairs: Sequence[Agreement]) -> list[str]:
             "the noise scale alone was 0.05 to 8 times the critical batch in McCandlish et al. 2018, table 1, and it means "
             "something on a well-tuned run only: check it by branches (--critical)"
         )
+    best = _believed(routes)
     for pair in pairs:
         misleads = pair.ratio < 1 / _MISLEADS or pair.ratio > _MISLEADS
-        if pair.first == "noise scale" and misleads:
+        if pair.first == "noise scale" and best is not None and pair.second == best.route and misleads:
             found.append(f"the noise scale misleads here: it is {pair.ratio:.2g} times what the {pair.second} found")
     return found
+
+
+def _believed(routes: Sequence[Route]) -> Route | None:
+    known = {route.route: route for route in routes if route.is_known}
+    return next((known[name] for name in _DEARER if name in known), None)
 
 
 def _shown(value: float) -> Cell:
