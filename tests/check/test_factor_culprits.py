@@ -46,10 +46,12 @@ def test_a_wrong_factor_has_a_name(culprit, full, short, size):
 
 
 def tokens(*, of_ranks, off=0):
-    """Two updates whose gradients are divided by the tokens and `off` more for every sample, in all or on each rank."""
+    """Three updates whose gradients are divided by the tokens and `off` more for every sample, in all or on each rank."""
     made = []
-    for number in (1, 2):
+    for number in (1, 2, 3):
         parts = [[(23 + number, 4), (9, 2)], [(31, 5), (12 * number, 3)]]  # (tokens, samples)
+        if number == 3:  # equal on both ranks
+            parts[1] = parts[0]
         labels = [sum(n + off * samples for n, samples in row) for row in parts]
         divisors = [len(parts) * total for total in labels] if of_ranks else [sum(labels)] * len(parts)
         counts = tuple(tuple(n for n, _ in row) for row in parts)

@@ -16,7 +16,7 @@ import numpy as np
 
 from largebatch.check._evidence import Evidence, Update, Vector
 
-__all__ = ["WEIGHTINGS", "Fit", "fit", "fits", "is_close", "own_gradient"]
+__all__ = ["WEIGHTINGS", "WITH_UNUSED_LABELS", "Fit", "fit", "fits", "is_close", "own_gradient"]
 
 Weighting = Callable[[Update, int], Vector]
 
@@ -65,13 +65,14 @@ def _positions(update: Update) -> np.ndarray:
     return np.array(positions, dtype=np.int64)
 
 
+WITH_UNUSED_LABELS = "ranks, with labels that have no loss,"
 WEIGHTINGS: dict[str, Weighting] = {
     "global": _global,
     "steps": _by_position,
     "ranks": _by_rank,
     "micro-batches": _by_micro_batch,
     "ranks and their micro-batches": _by_rank_and_micro_batch,
-    "ranks, with labels that have no loss,": _by_rank_with_unused_labels,
+    WITH_UNUSED_LABELS: _by_rank_with_unused_labels,
 }
 """Weightings by what is averaged plainly, the exact one first."""
 

@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from largebatch.check._aggregate import Fit, fits, is_close
+from largebatch.check._aggregate import WITH_UNUSED_LABELS, Fit, fits, is_close
 from largebatch.check._evidence import Evidence, Update
 from largebatch.check._verdict import Finding
 
@@ -78,7 +78,11 @@ def _explanations(runs: list[Evidence]) -> list[tuple[str, ...]]:
 
 
 def _scaled(run: Evidence) -> list[tuple[Update, Fit]]:
-    return [(update, fit) for update, fit in fits(run) if fit.weighting]
+    """Updates with a factor of their own: labels without a loss, counted on each rank, are one where the ranks are equal."""
+    found = [(update, fit) for update, fit in fits(run) if fit.weighting]
+    if all(fit.weighting != WITH_UNUSED_LABELS for _, fit in found):
+        return found
+    return [(update, fit) for update, fit in found if not _is_factor(update, fit, _share_with_loss(update, run))]
 
 
 def _is_factor(update: Update, fit: Fit, factor: float) -> bool:
