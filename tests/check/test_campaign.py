@@ -108,6 +108,8 @@ def possible(drawn):
         options["--amp"] = 0
     if not options["--tokens"]:
         options["--recurrent"] = 0
+    if options.get("--decay-in-loss") and options["--checkpoint"]:
+        options["--checkpoint"] = "plain"  # DDP refuses parameters that are used outside a reentrant one as well
     return options
 
 

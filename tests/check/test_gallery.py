@@ -40,6 +40,7 @@ FOLLOWS = {
     "gradients_not_averaged": {"parameters_differ"},  # from the second update on
     "workers_read_same_data": {"samples_never_seen"},
     "decay_scaled_with_loss": {"unknown_factor"},  # it is scaled because everything is
+    "same_order_every_epoch": {"samples_never_seen"},  # those that are dropped to make ranks equal are always the same
 }
 """What else is wrong then, and is said too."""
 

@@ -30,6 +30,9 @@ def test_the_gradient_of_the_update_before():
     kept = update(number=2, previous=before, extra=before)
     assert names(kept) == ["zero_grad_forgotten"]
     assert names(update(number=2, previous=before)) == []
+    (small,) = findings(run(update(number=2, previous=before, extra=before / 256)))  # it was unscaled a second time
+    assert small.culprit == "zero_grad_forgotten"
+    assert "plus 0.00391 × the gradient of the update before" in small.evidence
 
 
 def test_a_micro_batch_that_is_not_in_the_gradient():
@@ -125,6 +128,19 @@ def test_momentum_correction_of_sgd():
     assert found(momenta=(1.8,)) == ["momentum_corrected_in_sgd"]
     assert found() == []
     assert found(rates=(0.1,), buffer_drift=1.0) == []
+
+
+def test_momentum_correction_of_buffers_in_half_precision():
+    def found(drift, change):
+        first, second = (
+            scaled(1, number=n, tolerance=3e-2, steps=(Step(0, rates=(rate,), momenta=(0.9,), buffer_drift=d),))
+            for n, rate, d in ((1, 0.1, 1.0), (2, 0.1 * change, drift))
+        )
+        return [f.culprit for f in findings(run(first, second))]
+
+    assert found(1.503, 1.5) == ["momentum_corrected_in_sgd"]
+    assert found(1.0, 1.006) == []  # the rate moves by less than a buffer's rounding, and the buffer not at all
+    assert found(1.53, 1.5) == []
 
 
 def test_momentum_that_is_cycled_against_the_rate_is_no_correction():

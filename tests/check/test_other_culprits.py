@@ -8,6 +8,7 @@ import torch
 from loop_evidence import run, scaled, update
 from torch.utils import data
 
+from largebatch.check._assemble import assemble
 from largebatch.check._evidence import Epoch, FirstStep, MicroBatch, Parameter, Step
 from largebatch.check._judge import findings
 from largebatch.check._reference import reference
@@ -127,6 +128,25 @@ def test_a_sampler_that_lightning_splits_over_the_ranks():
     samples = data.TensorDataset(torch.zeros(N))
     weighted = DistributedSamplerWrapper(data.WeightedRandomSampler([1.0] * N, N), num_replicas=2, rank=0)
     assert described_sampler(data.DataLoader(samples, sampler=weighted))["with_replacement"]
+
+
+def test_gradients_that_were_not_replayed_are_not_known_to_be_the_same():
+    """As those after the first ones: each worker's clipping is then no sign of clipping too early."""
+    step = {"rates": [], "momenta": [], "buffer_drift": 1.0, "scheduler_calls": [], "loss_scale": 1.0,
+            "without_gradient": []}  # fmt: skip
+    part = {"count": 4.0, "samples": 4, "indices": [], "content": "", "noise": []}
+    common = {"epoch": 1, "micro_batches": [part], "sums": [], "is_moved": False, "is_joint": False, "tolerance": 5e-4}
+    record = {
+        "epochs": [], "parameters": [], "first_steps": [], "optimizer": "SGD", "data_size": 0, "with_replacement": False,
+        "population": [], "has_own_sampler": False, "has_batch_norm": False, "world_size": 2,
+    }  # fmt: skip
+
+    def ranks(**fields):
+        clips = ([{"position": 1, "norm": norm, "limit": 1.0, "is_scaled": False}] for norm in (3.0, 4.0))
+        return assemble([record | {"updates": [common | {"step": step | {"clips": c}} | fields]} for c in clips])
+
+    assert names(ranks(applied=torch.ones(3), previous=None)) == ["clipped_before_averaging"]
+    assert names(ranks()) == []
 
 
 def test_the_same_permutation_every_epoch():

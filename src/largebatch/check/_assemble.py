@@ -72,6 +72,7 @@ def _update(number: int, parts: Sequence[tuple[int, Mapping[str, Any]]]) -> Upda
     )
     applied, sums, weights, previous = _vectors(parts)
     tolerance = max(update["tolerance"] for _, update in parts)
+    gradients = [update["applied"] for _, update in parts if "applied" in update]
     return Update(
         number=number,
         epoch=parts[0][1]["epoch"],
@@ -83,7 +84,7 @@ def _update(number: int, parts: Sequence[tuple[int, Mapping[str, Any]]]) -> Upda
         previous=previous,
         is_moved=any(update["is_moved"] for _, update in parts),
         is_joint=any(update["is_joint"] for _, update in parts),
-        is_averaged=_spread([update["applied"] for _, update in parts if "applied" in update]) <= tolerance,
+        is_averaged=len(gradients) == len(parts) and _spread(gradients) <= tolerance,
         spread=_spread([update["weights"] for _, update in parts if "weights" in update]),
         tolerance=tolerance,
     )

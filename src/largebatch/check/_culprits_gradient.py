@@ -39,9 +39,9 @@ def gradients_not_averaged(run: Evidence) -> Finding | None:
 
 
 def zero_grad_forgotten(run: Evidence) -> Finding | None:
-    """The gradients of the update before are still there."""
+    """The gradients of the update before are still there; under a GradScaler, as many times smaller as it scales."""
     for update, fit in fits(run):
-        if fit.carried > 0.01:
+        if fit.carried > 0:
             return Finding(
                 "zero_grad_forgotten", "wrong",
                 f"update {update.number}: your gradient is {fit.scale:.3g} × the reference plus {fit.carried:.3g} × the "

@@ -61,7 +61,7 @@ def momentum_corrected_in_sgd(run: Evidence) -> Finding | None:
     corrected = [
         (update, step, change, scaled)
         for update, step, change in changes
-        if (scaled := _is_scaled(run, update, step, change)) or is_close(step.buffer_drift, change, 1e-3)
+        if (scaled := _is_scaled(run, update, step, change)) or _has_drifted(update, step, change)
     ]
     if not corrected or 2 * len(corrected) <= len(changes):
         return None
@@ -73,6 +73,12 @@ def momentum_corrected_in_sgd(run: Evidence) -> Finding | None:
         "leave it alone: torch.optim.SGD keeps the rate outside its buffer, so the buffer needs no correction",
         update=update.number, rank=step.rank, ratio=change,
     )  # fmt: skip
+
+
+def _has_drifted(update: Update, step: Step, change: float) -> bool:
+    """Whether the buffer was multiplied by the change of the rate, up to rounding; one that was left alone is the same."""
+    tolerance = 1e-3 if update.tolerance < 1e-2 else 1e-2
+    return step.buffer_drift != 1 and is_close(step.buffer_drift, change, tolerance)
 
 
 def _changes(run: Evidence) -> list[tuple[Update, Step, float]]:

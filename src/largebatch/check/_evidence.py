@@ -99,7 +99,7 @@ class Update:
         previous: (d,), the gradient of the update before.
         is_moved: the weights changed between a forward pass and the step, as SAM has it: no reference then.
         is_joint: a backward pass went through several forward passes: their losses may be joined by another than a mean.
-        is_averaged: all ranks' optimisers were given the same gradient in the end, after clipping too.
+        is_averaged: all ranks' optimisers are known to have had the same gradient in the end, after clipping too.
         spread: largest distance between two ranks' parameters before the step, relative to their norm.
         tolerance: relative error that rounding explains.
     """

@@ -100,7 +100,9 @@ def _without_consequences(found: list[Finding]) -> list[Finding]:
         "duplicates_from_padding": {"workers_read_same_data"},
         "samples_repeated": {"workers_read_same_data"},
     }
-    follows |= {name: {"decay_scaled_with_loss"} for name in (*factor.FACTORS, "unknown_factor")}
+    follows |= {
+        name: {"decay_scaled_with_loss"} for name in (*factor.FACTORS, "not_divided_by_count", "unknown_factor")
+    }
     kept: list[Finding] = []
     for finding in found:
         named_already = any(finding.culprit in earlier.others for earlier in kept)
