@@ -1,10 +1,10 @@
 """Step times predicted from micro-benchmarks, against step times that were held out.
 
 For each net: compute at three sizes, all-reduce at five, overlap from the same three sizes on two workers; then sizes
-between them on one worker and on two (gloo, one thread a rank), predicted first and measured after. Appends to
-docs/results/plan-steps.md what one net gave.
+between them on one worker and on two (gloo, one thread a rank), which are timed in the same rounds and not fitted. Appends
+to docs/results/plan-steps.md what one net gave.
 
-    python benchmarks/plan_steps.py f1      # or c1, or wide; about a minute each, on a quiet machine
+    python benchmarks/plan_steps.py f1      # or c1, or wide; two minutes each, on a quiet machine
 """
 
 import argparse
@@ -19,7 +19,7 @@ HERE = Path(__file__).parent
 NETS = {"f1": "fashion-mnist/f1", "c1": "fashion-mnist/c1", "wide": f"{HERE / 'wide_net.py'}:task"}
 FITTED = {"f1": (64, 128, 256), "c1": (32, 64, 128), "wide": (32, 64, 128)}
 HELD_OUT = {"f1": (96, 192), "c1": (48, 96), "wide": (48, 96)}
-UPDATES = 50
+UPDATES, ROUNDS = 12, 5
 RESULTS = Path("docs/results/plan-steps.md")
 
 
@@ -29,13 +29,20 @@ def main() -> None:
     parser.add_argument("net", choices=NETS)
     net = parser.parse_args().net
     task = tasks.find(NETS[net])
-    found = study.measure_steps(task, local_batch_sizes=FITTED[net])
-    rows: list[list[Cell]] = []
-    for size in HELD_OUT[net]:
-        for workers in (1, 2):
-            predicted = float(found.step_time(together=workers > 1).seconds(workers, size))
-            measured = study.time_updates(NETS[net], size, workers=workers, updates=UPDATES)
-            rows.append([net, workers, size, 1e3 * predicted, 1e3 * measured, 100 * (predicted / measured - 1)])
+    found = study.measure_steps(
+        task, local_batch_sizes=FITTED[net], held_out=HELD_OUT[net], updates=UPDATES, rounds=ROUNDS
+    )
+    rows: list[list[Cell]] = [
+        [
+            net,
+            row.workers,
+            row.local_batch_size,
+            1e3 * row.predicted_seconds,
+            1e3 * row.measured_seconds,
+            100 * row.error,
+        ]
+        for row in found.held_out
+    ]
     columns = ["net", Column("workers"), Column("samples each"), Column("predicted", "ms"), Column("measured", "ms"),
                Column("off by", "%", ".1f")]  # fmt: skip
     table = Table(columns, rows).markdown()

@@ -3,7 +3,7 @@
 import pytest
 
 from largebatch import tasks
-from largebatch.study import measure_steps, time_updates
+from largebatch.study import HeldOut, measure_steps
 
 FAILING = """
 import os
@@ -15,23 +15,26 @@ task = tasks.get("digits/mlp")
 
 
 def test_measured_updates_make_a_model_of_the_step():
-    found = measure_steps(tasks.find("digits/mlp"), local_batch_sizes=(16, 64, 256), updates=5)
-    assert (found.task, found.workers, found.local_batch_sizes) == ("digits/mlp", 2, (16, 64, 256))
+    found = measure_steps(
+        tasks.find("digits/mlp"), local_batch_sizes=(8, 128, 700), held_out=(400,), updates=5, rounds=2
+    )
+    assert (found.task, found.workers, found.local_batch_sizes) == ("digits/mlp", 2, (8, 128, 700))
     assert found.gradient_bytes == 4 * sum(p.numel() for p in tasks.get("digits/mlp").model().parameters())
-    assert found.alone.seconds_per_sample.value > 0
     assert found.network.seconds_per_byte.value > 0
+    assert 0 <= found.jitter < 1
     for together in (False, True):
         step = found.step_time(together=together)
-        one, two = (float(step.seconds(workers, 64)) for workers in (1, 2))
-        assert 1e-5 < one < two < 1.0
-        assert float(step.seconds(1, 256)) > one
+        assert 1e-5 < step.seconds(1, 8) < step.seconds(1, 700) < 1.0
+        assert step.seconds(2, 8) > step.seconds(1, 8)
+    assert [(row.workers, row.local_batch_size) for row in found.held_out] == [(1, 400), (2, 400)]
+    for row in found.held_out:
+        assert row.predicted_seconds == float(found.step_time(together=row.workers > 1).seconds(row.workers, 400))
+        assert 1e-5 < row.measured_seconds < 1.0
     assert "at once; all-reduce" in found.text()
 
 
-def test_a_longer_update_takes_longer():
-    assert time_updates("digits/mlp", 1024, workers=1, updates=10) > time_updates(
-        "digits/mlp", 4, workers=1, updates=10
-    )
+def test_the_error_of_a_prediction_is_a_share_of_what_was_measured():
+    assert HeldOut(2, 64, predicted_seconds=0.9, measured_seconds=1.0).error == pytest.approx(-0.1)
 
 
 def test_one_worker_shares_nothing():
@@ -41,5 +44,6 @@ def test_one_worker_shares_nothing():
 
 def test_what_a_worker_failed_of_is_told(tmp_path):
     (tmp_path / "broken.py").write_text(FAILING)
+    task = tasks.find(f"{tmp_path / 'broken.py'}:task")
     with pytest.raises(RuntimeError, match=r"on 2 worker\(s\): a worker failed: .*the disk is gone"):
-        time_updates(f"{tmp_path / 'broken.py'}:task", 8, workers=2, updates=3)
+        measure_steps(task, updates=3)

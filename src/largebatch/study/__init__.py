@@ -21,7 +21,7 @@ from largebatch.study._names import measure_name
 from largebatch.study._open_question import open_question
 from largebatch.study._probe import ProbeCost, ProbePlan, RouteCost, probe_cost, run_probe
 from largebatch.study._runner import run_study
-from largebatch.study._step_times import StepMeasurement, measure_steps, time_updates
+from largebatch.study._step_times import HeldOut, StepMeasurement, measure_steps
 from largebatch.study._studies import STUDIES, find_study
 from largebatch.study._subject import Subject
 from largebatch.study._sweep import Sweep, Trial, sweep_batches
@@ -38,6 +38,7 @@ __all__ = [
     "CellRow",
     "Contrast",
     "ContrastRow",
+    "HeldOut",
     "LookRow",
     "MeasureRow",
     "Measures",
@@ -70,6 +71,5 @@ __all__ = [
     "run_study",
     "study_cost",
     "sweep_batches",
-    "time_updates",
     "tune_rates",
 ]
