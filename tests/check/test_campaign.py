@@ -31,7 +31,7 @@ NEEDS = {  # options without which a mistake is none, whatever else is drawn
     "duplicates_from_padding": OWN | {"--samples": 61, "--batch": 24, "--ragged": 0},
     "samples_never_seen": {"--sampler": "distributed", "--batch": 24},
     "same_order_every_epoch": {"--sampler": "distributed"},
-    "augmentation_same_on_workers": {"--augment": 1, "--transform": 0},
+    "augmentation_same_on_workers": {"--augment": 1, "--transform": 0, "--sampler": "distributed"},
     "scheduler_steps_per_micro_batch": {"--schedule": "warmup", "--accumulation": 3},
     "scheduler_steps_per_worker": {"--schedule": "warmup"},
     "momentum_corrected_in_sgd": SGD,

@@ -150,20 +150,27 @@ def _fit(key: _Key, world_size: int, rank: int) -> Fit:
     added = [("decay", row) for row in update.weights if row.any()], [("previous", update.previous)]
     weights = _distinct(update, world_size)
     for extra in ([], *[terms for terms in added if terms and all(row.any() for _, row in terms)]):
-        fitting: list[Fit] = []
+        fitting: list[tuple[float, Fit]] = []
         for name, shares in weights.items():
             columns = np.stack([shares @ update.sums, *[row for _, row in extra]], axis=1)
             solution, *_ = np.linalg.lstsq(columns, applied, rcond=None)
-            if np.linalg.norm(columns @ solution - applied) <= limit and solution[0]:
+            residual = float(np.linalg.norm(columns @ solution - applied))
+            if residual <= limit and solution[0]:
                 scale, rest = float(solution[0]), iter(map(float, solution[1:]))
                 carried = next(rest) if extra and extra[0][0] == "previous" else 0.0
                 matrices, vectors = (next(rest, 0.0) if row.any() else 0.0 for row in update.weights)
-                fitting.append(Fit(name, scale, (matrices, vectors), carried, deviation))
-        if fitting:  # several may, in half precision: then the one that needs no factor
-            return next(
-                (found for found in fitting if is_close(found.scale, 1, max(2e-3, update.tolerance))), fitting[0]
-            )
+                fitting.append((residual, Fit(name, scale, (matrices, vectors), carried, deviation)))
+        if fitting:
+            return _simplest(fitting, max(2e-3, update.tolerance))
     return Fit("", float("nan"), deviation=deviation)
+
+
+def _simplest(fitting: list[tuple[float, Fit]], tolerance: float) -> Fit:
+    """The first; in half precision several may fit, and one that needs no factor and is much nearer explains more."""
+    residual, first = fitting[0]
+    if is_close(first.scale, 1, tolerance):
+        return first
+    return next((fit for off, fit in fitting if is_close(fit.scale, 1, tolerance) and off < residual / 2), first)
 
 
 def _distinct(update: Update, world_size: int) -> dict[str, Vector]:

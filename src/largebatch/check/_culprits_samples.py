@@ -19,7 +19,7 @@ __all__ = [
     "workers_read_same_data",
 ]
 
-FEW_BATCHES = 5  # the chance of the same order is at most 1/5!
+FEW_BATCHES = 7  # the chance of the same order is at most 1/7!
 
 
 def _epoch(run: Evidence, number: int) -> list[Epoch]:

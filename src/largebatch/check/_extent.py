@@ -9,7 +9,7 @@ from largebatch.check._samples import SampleLog
 
 __all__ = ["Extent"]
 
-AFTER_EPOCH = 5  # updates watched in the second epoch
+AFTER_EPOCH = 7  # updates watched in the second epoch
 PATIENCE = 20  # updates to wait for a second epoch once loaders end early
 
 
