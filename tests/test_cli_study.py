@@ -1,6 +1,7 @@
 """The verb `study`: a design of one's own, its cost beforehand, one message for each mistake."""
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -33,6 +34,12 @@ def here(tmp_path, monkeypatch):
     return tmp_path
 
 
+@pytest.fixture
+def no_processes(monkeypatch):
+    """Workers are threads: what is tested is what the command says. test_runner.py starts it with real ones."""
+    monkeypatch.setattr("largebatch.study._runner.local_pool", lambda workers: lambda: ThreadPoolExecutor(workers))
+
+
 def fails(capsys, *words):
     assert main(["study", *words]) == 2
     out, err = capsys.readouterr()
@@ -43,7 +50,7 @@ def fails(capsys, *words):
     return err
 
 
-def test_a_study_of_ones_own_prints_its_answer_and_json(here, capsys):
+def test_a_study_of_ones_own_prints_its_answer_and_json(here, capsys, no_processes):
     words = ["study", "my_study.py:study", "--out", "a", "--workers", "1", "--no-report"]
     assert main(words) == 0
     out = capsys.readouterr().out
@@ -110,7 +117,7 @@ def test_a_task_without_a_recipe_says_what_to_add(here, capsys):
     assert "brings no recipe" in fails(capsys, "warm-start", "--task", "bare_task.py:bare")
 
 
-def test_the_report_is_made_and_named(here, capsys):
+def test_the_report_is_made_and_named(here, capsys, no_processes):
     assert main(["study", "my_study.py:study", "--out", "a", "--workers", "1", "--seeds", "1"]) == 0
     page = Path(capsys.readouterr().out.splitlines()[-1].removeprefix("report: "))
     assert page.suffix == ".html"

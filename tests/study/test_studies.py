@@ -229,10 +229,12 @@ LOST = {"sgd large kept": 95.0, "sgd large scaled": 95.5, "sgd large scaled grad
 
 def test_no_gap_is_called_no_gap_and_nothing_is_closed():
     answer = tables({})
-    assert "is not told apart from the small one" in said(answer, "With SGD and nothing changed")
+    assert "is not told apart from the small batch (" in said(answer, "With SGD and nothing changed")
     assert "no gap here to close" in said(answer, "Goyal's recipe")
-    assert "is not told apart from the small one" in said(answer, "In the convex control")
-    assert "are not told apart, as Goyal" in said(answer, "The training curves")
+    assert "is not told apart from the small batch (" in said(answer, "In the convex control")
+    assert "are not told apart at a quarter, at half and at three quarters of the run;" in said(
+        answer, "The training curves"
+    )
     assert "not told apart" in said(answer, "After one epoch")
     assert "not told apart from the small batch's by any of 10 measures" in said(answer, RECOVERED)
 
@@ -268,7 +270,7 @@ def test_what_goes_with_accuracy_is_named_with_its_direction_and_the_rest_is_not
 def test_a_large_batch_that_is_better_is_called_better_and_a_recipe_that_hurts_widens_the_gap():
     assert "is better, by 1.0" in said(tables({"sgd large kept": 98.0}), "With SGD and nothing changed")
     widened = said(tables({"sgd large kept": 95.0, "sgd large scaled gradual": 94.0}), "Goyal's recipe")
-    assert "widens the gap: it closes -50 %" in widened
+    assert "widens the gap, by 50 % [" in widened
 
 
 def test_two_seeds_claim_nothing():

@@ -6,6 +6,7 @@ sentence tells how many agree, and the extremes; the rest stands in the tables.
 
 from collections.abc import Sequence
 
+from largebatch.results import Estimate
 from largebatch.study._findings import ContrastRow, StudyResult
 from largebatch.study._names import measure_name
 from largebatch.study._values import excludes, negative
@@ -14,7 +15,7 @@ __all__ = ["TOO_FEW", "contrast_sentences", "open_question_answer"]
 
 TOO_FEW = "too few runs"
 SINGLY, LISTED = 2, 4  # exploratory contrasts of one question: told one by one; named of those told apart
-NEUTRAL = {"ratio": 1.0}
+TOLD = ("differs", "closes some of it", "widens it", "as good within the margin", "worse", "goes with it", "breaks")
 
 TOPICS = {
     "gap": "the gap of SGD",
@@ -83,7 +84,7 @@ def _gap(row: ContrastRow | None, subject: str) -> str:
     if excludes(gap, 0.0):
         word, size = ("worse", gap) if gap.low > 0 else ("better", negative(gap))
         return f"{subject} is {word}, by {size} of {measure_name(row.metric)}{_doubt(row)}."
-    return f"{subject} is not told apart from the small one ({gap}{_needed(row)})."
+    return f"{subject} is not told apart from the small batch ({gap}{_needed(row)})."
 
 
 def _share(row: ContrastRow | None, subject: str) -> str:
@@ -92,13 +93,17 @@ def _share(row: ContrastRow | None, subject: str) -> str:
     share = row.estimate
     if row.verdict == "no gap":
         return f"{subject}: no gap here to close."
-    told = f"{100 * share.value:.0f} % [{100 * share.low:.0f}, {100 * share.high:.0f}]"
+    told = _per_cent(share)
     if not excludes(share, 0.0):
         return f"{subject} closes {told} of the gap, not told apart from none{_needed(row)}."
     if share.high < 0:
-        return f"{subject} widens the gap: it closes {told} of it{_doubt(row)}."
+        return f"{subject} widens the gap, by {_per_cent(negative(share))} of it{_doubt(row)}."
     rest = "not all of it" if share.high < 1 else "more than all of it" if share.low > 1 else "perhaps all of it"
     return f"{subject} closes {told} of the gap, {rest}{_doubt(row)}."
+
+
+def _per_cent(share: Estimate) -> str:
+    return f"{100 * share.value:.0f} % [{100 * share.low:.0f}, {100 * share.high:.0f}]"
 
 
 def _as_good(row: ContrastRow | None) -> str:
@@ -121,7 +126,11 @@ def _curves(found: dict[str, ContrastRow]) -> str:
     if not rows:
         return ""
     if not apart:
-        return "The training curves of the recipe and of the small batch are not told apart, as Goyal et al. report."
+        told = _listed([row.name.removeprefix("curves ") for row in rows])
+        return (
+            f"The training curves of the recipe and of the small batch are not told apart {told} of the run; Goyal et al. "
+            "report that they match."
+        )
     is_above = {row.estimate.low > 0 for row in apart}
     side = "apart" if len(is_above) > 1 else "higher" if True in is_above else "lower"
     sizes = [row.estimate if side != "lower" else negative(row.estimate) for row in apart]
@@ -178,10 +187,8 @@ def _signs(found: dict[str, ContrastRow]) -> str:
     if not rows:
         return ""
     first = next(iter(rows.values()))
-    about, over = (
-        measure_name(first.metric),
-        f"over the {len(first.cells)} cells of SGD with the large batch at equal epochs",
-    )
+    about = measure_name(first.metric)
+    over = f"over the {len(first.cells)} cells of SGD with the large batch at equal epochs"
     told = [
         f"{words} goes with {'higher' if row.estimate.low > 0 else 'lower'} {about} (rank correlation {row.estimate})"
         for words, row in rows.items() if row.verdict == "goes with it"
@@ -214,7 +221,7 @@ def _explored(question: str, known: Sequence[ContrastRow]) -> list[str]:
     rows = [row for row in known if row.question == question and not row.primary]
     if len(rows) <= SINGLY:
         return [f"Exploratory, {row.sentence}" for row in rows]
-    told = [row for row in rows if excludes(row.estimate, NEUTRAL.get(row.kind, 0.0))]
+    told = [row for row in rows if row.verdict in TOLD]
     asked = f"Exploratory, {question} {len(told)} of {len(rows)} are told apart from chance"
     named = sorted(told, key=lambda row: row.estimate.value, reverse=True)
     shown = [f"{row.name} {row.shown}" for row in named[:LISTED]]
