@@ -26,15 +26,19 @@ APPROXIMATE = ("powersgd", "quantization", "localsgd")
 
 @final
 class Rounding:
-    """Watches for communication hooks while installed."""
+    """Watches for communication hooks, and for autocast, while installed."""
 
     def __init__(self) -> None:
         self._hook = ""
+        self._has_autocast = False
 
     @contextmanager
     def installed(self) -> Iterator[None]:
-        """Inside, hooks are noted as they are registered."""
-        with replaced(DistributedDataParallel, "register_comm_hook", self._registered):
+        """Inside, hooks are noted as they are registered, and autocast wherever it begins: often inside a pass."""
+        with (
+            replaced(DistributedDataParallel, "register_comm_hook", self._registered),
+            replaced(torch.autocast, "__enter__", self._entered),
+        ):
             yield
 
     @property
@@ -51,8 +55,12 @@ class Rounding:
         """Relative error of an update's gradient that rounding explains."""
         tensors = (*tensors_in([done.args for done in window]), *module.parameters())
         is_low = any(t.dtype in (torch.bfloat16, torch.float16) for t in tensors)
-        is_low |= any(done.is_autocast for done in window) or CASTING in self._hook
+        is_low |= self._has_autocast or any(done.is_autocast for done in window) or CASTING in self._hook
         return HALF_PRECISION if is_low else USUAL
+
+    def _entered(self, original: Any, context: Any) -> Any:
+        self._has_autocast |= context._enabled
+        return original(context)
 
     def _registered(self, original: Any, wrapped: Any, state: Any, hook: Any) -> Any:
         inner = getattr(hook, "__qualname__", type(hook).__name__)  # a wrapper's is "fp16_compress_wrapper.<locals>.…"

@@ -27,7 +27,7 @@ class Texts(torch.utils.data.Dataset):
         }
 
 
-def main():
+def llama():
     config = transformers.LlamaConfig(
         vocab_size=40,
         hidden_size=16,
@@ -36,8 +36,19 @@ def main():
         num_attention_heads=2,
         attention_dropout=0.1,
     )
+    return transformers.LlamaForCausalLM(config)
+
+
+def gpt2():
+    config = transformers.GPT2Config(
+        vocab_size=40, n_embd=16, n_layer=1, n_head=2, n_positions=12, bos_token_id=1, eos_token_id=2
+    )
+    return transformers.GPT2LMHeadModel(config)
+
+
+def main():
     torch.manual_seed(0)
-    model = transformers.LlamaForCausalLM(config)
+    model = gpt2() if BUG == "gpt2" else llama()
     with tempfile.TemporaryDirectory() as folder:
         settings = transformers.TrainingArguments(
             folder,
