@@ -255,8 +255,8 @@ def test_a_pass_takes_more_samples_where_a_gradient_to_be_added_up_outweighs_the
     for name, model in (("convolutional", convolutional), ("wide", wide)):
         risk = Risk(model, cross_entropy, (images, targets), batch_size=2000)
         with risk.measuring():
-            sizes[name] = [len(inputs) for inputs, _ in risk.pieces(100)]
-            assert risk.piece_size(100, is_balanced=False) == 100
+            sizes[name] = [len(inputs) for inputs, _ in risk.pieces(100, outweighed=6.0)]
+            assert risk.piece_size(100, outweighed=0.0) == 100
     assert sizes == {"convolutional": [100] * 20, "wide": [253] * 7 + [229]}
 
 

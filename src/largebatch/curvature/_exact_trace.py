@@ -37,7 +37,7 @@ def gauss_newton_traces(risk: Risk) -> tuple[dict[str, float], int]:
     sums = torch.zeros(len(named) + 1, dtype=torch.float64, device=risk.device)  # each parameter's; weight
     most = 0
     with risk.measuring(), twice_differentiable(), progress("trace", risk.samples, "samples") as bar:
-        for inputs, targets in risk.pieces(PASS_SAMPLES, is_balanced=False):
+        for inputs, targets in risk.pieces(PASS_SAMPLES, outweighed=0):
             examples = ExampleGradients(risk.model, named, inputs)
             columns, weight = _root(risk, examples.outputs.detach(), targets)
             if most == 0:

@@ -29,7 +29,7 @@ def endpoints(model: nn.Module, given: Mapping[str, Weights], dtype: torch.dtype
         ValueError: other keys, other shapes, weights that are not finite, fixed parameters or buffers that differ;
             lists every mistake.
     """
-    blank = copy.deepcopy(model) if dtype is None else copy.deepcopy(model).to(dtype)
+    blank = model if dtype is None else copy.deepcopy(model).to(dtype)
     _refuse([f"{name}: {mistake}" for name, weights in given.items() for mistake in _mistakes(weights, blank)])
     loaded = {name: _load(weights, copy.deepcopy(blank)) for name, weights in given.items()}
     first, *others = loaded
