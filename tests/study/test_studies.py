@@ -275,7 +275,7 @@ def test_a_large_batch_that_is_better_is_called_better_and_a_recipe_that_hurts_w
 
 def test_two_seeds_claim_nothing():
     answer = tables(LOST, ratio=8.0, seeds=2)
-    assert answer == ("Nothing is judged: no comparison has 3 seeds that have finished in all its cells.",)
+    assert answer == ("Nothing is judged: no comparison has 3 seeds with a value in all its cells.",)
 
 
 def test_what_the_correction_takes_back_is_not_claimed_outright():

@@ -244,8 +244,8 @@ def _unknown(names: Sequence[str], is_all: bool) -> tuple[str, ...]:
     if not names:
         return ()
     if is_all:
-        return ("Nothing is judged: no comparison has 3 seeds that have finished in all its cells.",)
-    return (f"Not known, with fewer than 3 seeds finished in all their cells: {'; '.join(names)}.",)
+        return ("Nothing is judged: no comparison has 3 seeds with a value in all its cells.",)
+    return (f"Not known, for want of 3 seeds with a value in all their cells: {'; '.join(names)}.",)
 
 
 def _doubt(row: ContrastRow) -> str:
