@@ -185,7 +185,7 @@ if rank == 1:
 
 def test_uneven_inputs_that_hang_are_ended_and_located(tmp_path):
     path = script(tmp_path, UNEVEN.format(end="import time; time.sleep(600)"))
-    result = check.loop(path, compare=False, timeout_seconds=6)
+    result = check.loop(path, compare=False, timeout_seconds=10)
     assert result.verdict == "error"
     assert "worker 0 waits in DDP's all_reduce of gradients in backward() at" in result.reason
     line = next(n for n, text in enumerate(UNEVEN.splitlines(), 1) if ".backward()" in text)
