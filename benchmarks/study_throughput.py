@@ -5,7 +5,7 @@ epoch, starts no process and writes nothing; it is timed with a thread for each 
 this small gain nothing from threads, and the ratio that counts is to the faster of the two. The study starts its workers,
 writes run folders, logs and judges.
 
-    python benchmarks/study_throughput.py [--rounds 3] [--epochs 10]
+    python benchmarks/study_throughput.py [--rounds 3] [--epochs 20] [--threads 1 2]
 """
 
 import argparse
@@ -90,16 +90,16 @@ def timed(work: Callable[[], float]) -> tuple[float, float]:
 
 def main() -> None:
     """Each round in another order; prints the ratios of every round, then their medians and ranges."""
+    cores = os.cpu_count() or 1
     parser = argparse.ArgumentParser(description="40 digits runs: a study against a plain loop.")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--epochs", type=int, default=10)
+    parser.add_argument("--epochs", type=int, default=20)
+    parser.add_argument(
+        "--threads", type=int, nargs="+", default=[1, cores], help="of the plain loop, each a contender"
+    )
     arguments = parser.parse_args()
-    cores = os.cpu_count() or 1
-    contenders = {
-        f"plain, {cores} threads": partial(plain, arguments.epochs, cores),
-        "plain, 1 thread": partial(plain, arguments.epochs, 1),
-        "study": partial(ours, arguments.epochs, cores),
-    }
+    contenders = {f"plain, {n} thread(s)": partial(plain, arguments.epochs, n) for n in arguments.threads}
+    contenders["study"] = partial(ours, arguments.epochs, cores)
     ratios: dict[str, list[float]] = {name: [] for name in contenders if name != "study"}
     for number in range(arguments.rounds):
         turn = number % len(contenders)
