@@ -93,6 +93,13 @@ def _add_tensor(digest: hashlib.blake2b, tensor: Tensor) -> None:
     """A tensor's digest is that of its pieces': they are hashed side by side, as hashing lets other threads run."""
     digest.update(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
     pieces = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).split(HASHED_BYTES)
+    if len(pieces) == 1:  # to start threads would take longer
+        digest.update(_piece_digest(pieces[0]))
+        return
     with ThreadPoolExecutor() as threads:
-        for piece in threads.map(lambda piece: hashlib.blake2b(piece.numpy().data).digest(), pieces):
+        for piece in threads.map(_piece_digest, pieces):
             digest.update(piece)
+
+
+def _piece_digest(piece: Tensor) -> bytes:
+    return hashlib.blake2b(piece.numpy().data).digest()
