@@ -41,9 +41,10 @@ SURFACE = {
     "doublings estimate expected_maximum fit_compute fit_network fit_overlap goyal picture read_run_cost "
     "seconds_per_update",
     "probe": "Agreement CriticalBatch Route by_branches by_noise_scale by_sweep critical_batch_size largest_recovered",
-    "study": "FEWEST_SEEDS STUDIES Branch Branches Cell CellCost CellRow Contrast ContrastRow HeldOut LookRow MeasureRow Measures PathRow "
-    "PlaneRow ProbeCost ProbePlan Published RouteCost RunRow SpectrumRow StepMeasurement Study StudyCost StudyResult Subject "
-    "Sweep Trial branch_batches curves find_study measure_name measure_steps open_executor open_question probe_cost "
+    "study": "FEWEST_SEEDS STUDIES Branch Branches Cell CellCost CellRow Contrast ContrastRow HeldOut "
+    "LookRow MeasureRow Measures PathRow PlaneRow ProbeCost ProbePlan Published RouteCost RunRow "
+    "SpectrumRow StepMeasurement Study StudyCost StudyResult Subject Sweep Trial branch_batches "
+    "curves find_study measure_name measure_steps open_executor open_question probe_cost "
     "published_of read_study run_probe run_study study_cost sweep_batches tune_rates",
     "train": "ADVICE LAMB LARS SAM Execution LossHistory Preview Proximal RecipeScheduler Run RunLog RunStore TensorBoard "
     "build_augmentation build_model build_optimizer build_scheduler checkpoint_interval fit identity launch "
