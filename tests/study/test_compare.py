@@ -281,6 +281,16 @@ def test_a_design_that_cannot_be_answered_is_refused(changes, message):
         Study(**(options | changes))
 
 
+def test_fewer_than_five_cells_may_rank_alike_by_chance():
+    found = {f"cell {k}": [70.0 + 2 * k + 0.1 * seed for seed in range(4)] for k in range(5)}
+    names = tuple(found)
+    four, five = (Contrast(f"of {n}", "?", kind="correlation", cells=names[:n], against="test_loss") for n in (4, 5))
+    told = judged(found, four, five)
+    assert told.contrast("of 4").verdict == "not told apart from chance"
+    assert told.contrast("of 5").verdict == "goes with it"
+    assert told.contrast("of 5").estimate.value == pytest.approx(-0.999)
+
+
 def test_several_mistakes_are_told_together():
     with pytest.raises(ValueError, match="2 mistake") as told:
         Study("a/b", "t", (Cell("x", RECIPE),), ())

@@ -32,6 +32,7 @@ from largebatch.study._values import Values, estimated, excludes, negative, pair
 __all__ = ["judge"]
 
 LEVEL = 0.95
+FEWEST_CELLS = 5  # of a correlation that is believed: of four, two in 24 orders are the right one or its reverse
 LOST = (
     "differs",
     "closes some of it",
@@ -146,7 +147,7 @@ def _correlation(contrast: Contrast, values: Values) -> Judgement | None:
     found = correlation([pairs for pairs in by_seed.values() if len(pairs) >= 3])
     if found is None or found.n < FEWEST_SEEDS:
         return None
-    is_told = found.low > 0 or found.high < 0  # also where all seeds rank alike: that is no accident of rounding
+    is_told = len(contrast.cells) >= FEWEST_CELLS and (found.low > 0 or found.high < 0)
     verdict = "goes with it" if is_told else "not told apart from chance"
     about = f"{measure_name(contrast.against)} and {measure_name(contrast.metric)} over {len(contrast.cells)} cells"
     tail = "" if is_told else f", {verdict}"
