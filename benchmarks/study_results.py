@@ -37,7 +37,7 @@ def section(name: str, number: int, study: StudyResult) -> str:
     ]
     asked = [f"* {row.sentence}{f' Published: {row.published}.' if row.published else ''}"
              for row in study.contrasts if row.primary]  # fmt: skip
-    parts += ["Named beforehand, corrected by Holm:\n", *asked] if asked else []
+    parts += ["Named beforehand, corrected by Holm:", *asked] if asked else []
     sharp = study.sharpness_table()
     parts += ["Sharpness at the end of runs, mean over seeds:", sharp.markdown()] if sharp.rows else []
     parts += [f"Published: {study.published}."] if study.published else []
@@ -51,7 +51,7 @@ def section(name: str, number: int, study: StudyResult) -> str:
     lost = [
         f"{row.cell}, seed {row.seed}: {row.status}, {row.reason.split(';')[0]}" for row in study.runs if row.reason
     ]
-    parts += ["Runs that did not end well:\n", *(f"* {text}" for text in lost)] if lost else []
+    parts += ["Runs that did not end well:", *(f"* {text}" for text in lost)] if lost else []
     return joined(parts)
 
 
