@@ -4,6 +4,7 @@ python benchmarks/study_results.py open-question studies/open-question-digits-ml
 """
 
 import argparse
+import re
 from itertools import pairwise
 from pathlib import Path
 
@@ -29,7 +30,7 @@ def section(name: str, number: int, study: StudyResult) -> str:
     versions = ", ".join(f"{key} {value}" for key, value in study.versions.items() if key != "platform")
     parts = [
         f"## {study.task}",
-        f"{study.question[0].upper()}{study.question[1:]}. {len(study.cells)} cells, seeds "
+        f"{study.question[0].upper()}{study.question[1:]} {len(study.cells)} cells, seeds "
         f"{', '.join(map(str, study.seeds))}; {state}. {versions}; {study.seconds / 3600:.2g} hours of one thread. Made by",
         f"    {study.command}",
         *(f"* {sentence}" for sentence in study.answer),
@@ -42,7 +43,7 @@ def section(name: str, number: int, study: StudyResult) -> str:
     parts += ["Sharpness at the end of runs, mean over seeds:", sharp.markdown()] if sharp.rows else []
     parts += [f"Published: {study.published}."] if study.published else []
     for row in study.paths:
-        file = f"{name}-{number}-{row.b.replace(' ', '-').replace(',', '')}.svg"
+        file = f"{name}-{number}-{re.sub('[^a-z0-9]+', '-', row.b.lower())}.svg"
         title = f"{study.task}: from {row.a} to {row.b}, seed {row.seed}"
         sizes = [cell.global_batch_size for end in (row.a, row.b) if (cell := study.cell(end)) is not None]
         (RESULTS / file).write_text(picture(row.path, title, *sizes))
