@@ -28,9 +28,10 @@ def section(name: str, number: int, study: StudyResult) -> str:
     ended = sum(row.status in ("finished", "diverged") for row in study.runs)
     state = "complete" if study.complete else f"**not complete: {ended} of {len(study.runs)} runs**"
     versions = ", ".join(f"{key} {value}" for key, value in study.versions.items() if key != "platform")
+    end = "" if study.question.endswith("?") else "."
     parts = [
         f"## {study.task}",
-        f"{study.question[0].upper()}{study.question[1:]} {len(study.cells)} cells, seeds "
+        f"{study.question[0].upper()}{study.question[1:]}{end} {len(study.cells)} cells, seeds "
         f"{', '.join(map(str, study.seeds))}; {state}. {versions}; {study.seconds / 3600:.2g} hours of one thread. Made by",
         f"    {study.command}",
         *(f"* {sentence}" for sentence in study.answer),
