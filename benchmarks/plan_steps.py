@@ -17,8 +17,12 @@ from largebatch.results import Cell, Column, Table
 
 HERE = Path(__file__).parent
 NETS = {"f1": "fashion-mnist/f1", "c1": "fashion-mnist/c1", "wide": f"{HERE / 'wide_net.py'}:task"}
-FITTED = {"f1": (64, 128, 256), "c1": (32, 64, 128), "wide": (32, 64, 128)}
-HELD_OUT = {"f1": (96, 192), "c1": (48, 96), "wide": (48, 96)}
+FITTED = {
+    "f1": (64, 128, 256),
+    "c1": (32, 96, 160),
+    "wide": (32, 96, 160),
+}  # whole ghosts of 32: ranks have equal shares
+HELD_OUT = {"f1": (96, 192), "c1": (64, 128), "wide": (64, 128)}
 UPDATES, ROUNDS = 12, 5
 RESULTS = Path("docs/results/plan-steps.md")
 
