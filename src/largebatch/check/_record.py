@@ -178,9 +178,8 @@ class Recorder:
 
     def _is_followed(self, module: nn.Module) -> bool:
         self._problem = self._problem or (SHARDED if is_sharded(module) else self._rounding.obstacle)
-        return not self._problem and not any(
-            is_lazy(p) for p in module.parameters()
-        )  # shapes may come with the first pass
+        has_shapes = not any(is_lazy(p) for p in module.parameters())  # they may come with the first pass
+        return not self._problem and has_shapes
 
     def _end(self, begun: Pass | None, output: Any) -> None:
         if begun is not None:

@@ -52,7 +52,7 @@ class Task:
         validation: what is tuned is tuned on this.
         recipe: the hyper-parameters this task was tuned with, at their own batch size.
         source: text that identifies the definition (the task's file), part of a run's digest.
-        origin: where `tasks.find` finds it again, such as "/home/me/my_task.py:task"; "" for a built-in one. Not part of
+        origin: where `tasks.find` finds it again, such as "my_task.py:task" with its folder; "" for a built-in one. Not part of
             the digest: files may move.
     """
 
