@@ -3,7 +3,7 @@
 from largebatch.curvature._density import Density, density
 from largebatch.curvature._ggn import GGN
 from largebatch.curvature._hessian import Hessian
-from largebatch.curvature._krylov import Eigenpairs, lanczos
+from largebatch.curvature._lanczos import Eigenpairs, lanczos
 from largebatch.curvature._operator import CallableOperator, Operator, as_operator
 from largebatch.curvature._sampling import sampling_error
 from largebatch.curvature._trace import Trace, hutchpp, trace

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from largebatch.core import EpochView, Request, View, derive
 from largebatch.curvature._hessian import Hessian
-from largebatch.curvature._krylov import lanczos
+from largebatch.curvature._lanczos import lanczos
 from largebatch.curvature._sampling import sampling_error
 
 __all__ = ["LambdaMax"]
