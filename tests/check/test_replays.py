@@ -6,7 +6,7 @@ from typing import Any, cast
 import pytest
 import torch
 from test_loops import recorded, wrong
-from test_traces import each, plainly, trained
+from test_traces import each, in_eights, plainly, trained
 from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
@@ -202,10 +202,7 @@ def test_a_model_that_learns_its_shapes_and_what_is_frozen_after_it_was_told_is_
         model(x[:8])
         model[0].requires_grad_(False)
         optimizer = torch.optim.SGD(model[1].parameters(), lr=0.1)
-        for part in torch.arange(24).split(8):
-            optimizer.zero_grad()
-            plainly(model, x[part], y[part])
-            optimizer.step()
+        in_eights(model, optimizer, x, y)
 
     run = assemble([recorded(train)])
     assert judged(run) == 3
@@ -219,10 +216,7 @@ def test_a_compiled_model_is_followed():
         compiled = cast(nn.Module, torch.compile(model, backend="eager"))
         check.reference(compiled, (x, y), each)
         optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-        for part in torch.arange(24).split(8):
-            optimizer.zero_grad()
-            plainly(compiled, x[part], y[part])
-            optimizer.step()
+        in_eights(compiled, optimizer, x, y)
 
     run = assemble([recorded(train)])
     assert judged(run) == 3

@@ -158,6 +158,14 @@ def plainly(model, x, y):
     F.cross_entropy(model(x), y).backward()
 
 
+def in_eights(model, optimizer, x, y):
+    """An update for each eight samples."""
+    for rows, targets in zip(x.split(8), y.split(8), strict=True):
+        optimizer.zero_grad()
+        plainly(model, rows, targets)
+        optimizer.step()
+
+
 @pytest.mark.parametrize(
     "clip",
     [
@@ -208,10 +216,7 @@ def test_activation_checkpointing_is_replayed_without_a_trace(is_reentrant):
         if watched:
             check.reference(model, (x, y), each)
         optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-        for part in torch.arange(24).split(8):
-            optimizer.zero_grad()
-            plainly(model, x[part], y[part])
-            optimizer.step()
+        in_eights(model, optimizer, x, y)
         states.append({**model.state_dict(), "inputs": x.grad, "random": torch.get_rng_state()})
 
     train(False)
