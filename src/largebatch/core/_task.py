@@ -52,8 +52,8 @@ class Task:
         validation: what is tuned is tuned on this.
         recipe: the hyper-parameters this task was tuned with, at their own batch size.
         source: text that identifies the definition (the task's file), part of a run's digest.
-        origin: where `tasks.find` finds it again, such as "my_task.py:task" with its folder; "" for a built-in one. Not part of
-            the digest: files may move.
+        origin: where `tasks.find` finds it again, the path of its file and its name; "" for a built-in one. Not part of the
+            digest: files may move.
     """
 
     name: str
