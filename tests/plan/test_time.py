@@ -71,8 +71,8 @@ def test_a_step_time_comes_back_from_json():
 
 
 def test_mistakes_of_a_step_time_are_told_together():
-    with pytest.raises(ValueError, match="step time: 10 mistakes") as error:
-        plan.StepTime(0.0, -1.0, plan.Network(LINK), 0.0, 11.0, 2.0, -0.1, math.inf, math.nan)
+    with pytest.raises(ValueError, match="step time: 11 mistakes") as error:
+        plan.StepTime(0.0, -1.0, plan.Network(LINK), 0.0, 11.0, 2.0, -0.2, -0.1, math.inf, math.nan)
     for line in (
         "seconds_per_sample: expected a time, above 0 and finite, got 0.0; measure it on one worker",
         "fixed_seconds: expected a time, from 0 on and finite, got -1.0; 0 is none",
@@ -129,6 +129,21 @@ def test_steps_give_back_the_overlap_and_its_interval_covers():
     true = (compute**3 + network**3) ** (1 / 3)
     fits = [plan.fit_overlap(compute.tolist(), network.tolist(), noisy(true, seed)) for seed in range(100)]
     assert_95_percent(*covered([(f.exponent,) for f in fits], (3.0,)))
+
+
+def test_steps_longer_than_their_parts_leave_what_joining_takes_and_its_interval_covers():
+    compute, network = np.array([0.1, 0.2, 0.4, 0.8]), np.full(4, 0.05)
+    true = compute + network + 0.04
+    fits = [plan.fit_overlap(compute.tolist(), network.tolist(), noisy(true, seed)) for seed in range(100)]
+    assert_95_percent(*covered([(f.joining_seconds,) for f in fits], (0.04,)))
+    exact = plan.fit_overlap(compute.tolist(), network.tolist(), true.tolist())
+    assert exact.joining_seconds.value == pytest.approx(0.04, rel=1e-6)
+    assert (exact.exponent.value, exact.exponent.note) == (1.0, "steps are longer than their parts")
+    hidden = plan.fit_overlap(compute.tolist(), network.tolist(), (compute + 0.01).tolist())
+    assert (hidden.joining_seconds.value, hidden.joining_seconds.note) == (0.0, "a part hides")
+    assert hidden.exponent.value > 1.2
+    step = plan.StepTime(1e-3, joining_seconds=0.004)
+    assert step.seconds([1, 2, 64], 100).tolist() == pytest.approx([0.1, 0.104, 0.104])
 
 
 def test_a_number_that_is_not_there_stays_at_its_bound():

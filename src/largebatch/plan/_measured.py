@@ -22,6 +22,7 @@ from largebatch.results import Estimate, Result, refuse, student_quantile
 __all__ = ["ComputeFit", "NetworkFit", "OverlapFit", "fit_compute", "fit_network", "fit_overlap", "seconds_per_update"]
 
 _LEVEL = 0.95
+_NOTHING = 1e-6  # of the network's time: where the solver stops short of 0
 
 
 @final
@@ -50,9 +51,10 @@ class NetworkFit(Result):
 @final
 @dataclass(frozen=True)
 class OverlapFit(Result):
-    """γ of AdaptDL, within 1 and 10, and by which share a measured step is off it."""
+    """γ of AdaptDL, within 1 and 10, or what an update takes beyond its parts, and by which share a measured step is off."""
 
     exponent: Estimate
+    joining_seconds: Estimate
     residual: float
 
 
@@ -102,6 +104,9 @@ def fit_overlap(
 ) -> OverlapFit:
     """How much of the communication hides behind the compute, from steps of which both parts are known.
 
+    Steps longer than the sum of their parts leave a time that joining takes. How much hides cannot be told from it then,
+    as long as the network's time is the same in all: the cautious reading is taken, that nothing does.
+
     Args:
         compute_seconds, network_seconds, step_seconds: one each per measurement.
 
@@ -112,13 +117,24 @@ def fit_overlap(
     mistakes += _timing_mistakes(network_seconds, step_seconds, "network_seconds", told=bool(mistakes))
     refuse("fit of the overlap", mistakes)
     compute, network, step = (np.array(x, np.float64) for x in (compute_seconds, network_seconds, step_seconds))
-    longer, ratio = np.maximum(compute, network), np.minimum(compute, network) / np.maximum(compute, network)
+    parts = compute + network
 
-    def log_seconds(numbers: Floats) -> Floats:
-        return np.log(longer) + np.log1p(ratio ** numbers[0]) / numbers[0]
+    def longer(numbers: Floats) -> Floats:
+        return np.log(parts + numbers[0])
 
-    (exponent,), residual = _fit(log_seconds, np.array([2.0]), np.log(step), (1.0, 10.0), ("",))
-    return OverlapFit(exponent, residual)
+    (joining,), residual = _fit(longer, np.array([0.1 * network.min()]), np.log(step), (0.0, np.inf), ("s",))
+    if joining.value > _NOTHING * network.min():
+        nothing_hides = Estimate(1.0, math.nan, math.nan, math.nan, len(step), note="steps are longer than their parts")
+        return OverlapFit(nothing_hides, joining, residual)
+    most, ratio = np.maximum(compute, network), np.minimum(compute, network) / np.maximum(compute, network)
+
+    def shorter(numbers: Floats) -> Floats:
+        return np.log(most) + np.log1p(ratio ** numbers[0]) / numbers[0]
+
+    (exponent,), residual = _fit(shorter, np.array([2.0]), np.log(step), (1.0, 10.0), ("",))
+    return OverlapFit(
+        exponent, Estimate(0.0, math.nan, math.nan, math.nan, len(step), "s", note="a part hides"), residual
+    )
 
 
 def seconds_per_update(log: Sequence[Mapping[str, Any]]) -> Estimate:

@@ -11,6 +11,9 @@ Communication, T_net of `_network`, hides behind the backward pass in one of two
     by the exponent γ (AdaptDL):   T = (T_grad^γ + T_net^γ)^(1/γ)        γ = 1: nothing hides; γ → ∞: the shorter does, whole
     by a share h of the compute:   T = T_grad + max(0, T_net − h·T_grad)        our model; the backward pass is about 2/3
 
+To either comes, where several workers join, a time that neither part has when it is measured by itself: copies into
+buckets, threads of the all-reduce that share the cores. It is ours; neither source has it.
+
 Letters: a_c is `fixed_seconds`, b_c `seconds_per_sample`, γ `overlap_exponent`, h `overlap_share`, s `jitter`, d
 `delay_seconds`.
 """
@@ -42,6 +45,7 @@ class StepTime(Result):
         network, gradient_bytes: how many bytes go through which network; None: gradients are shared in no time.
         overlap_exponent: γ, 1 to 10.
         overlap_share: h, 0 to 1, in place of γ; None leaves it to γ.
+        joining_seconds: of an update of two workers or more, beyond compute and all-reduce.
         jitter: s, standard deviation of a worker's compute as a share of it.
         delay_seconds: d, mean of an exponential delay of each worker, in place of jitter.
         relative_error: standard error of a predicted time as a share of it, from the fit that gave these numbers.
@@ -56,6 +60,7 @@ class StepTime(Result):
     gradient_bytes: float = 0.0
     overlap_exponent: float = 1.0
     overlap_share: float | None = None
+    joining_seconds: float = 0.0
     jitter: float = 0.0
     delay_seconds: float = 0.0
     relative_error: float = 0.0
@@ -63,6 +68,7 @@ class StepTime(Result):
     def __post_init__(self) -> None:
         mistakes = positive("seconds_per_sample", self.seconds_per_sample, "a time", "measure it on one worker")
         mistakes += from_zero("fixed_seconds", self.fixed_seconds, "a time", "0 is none")
+        mistakes += from_zero("joining_seconds", self.joining_seconds, "a time", "0 is none")
         mistakes += from_zero("jitter", self.jitter, "a share", "0 is none")
         mistakes += from_zero("delay_seconds", self.delay_seconds, "a time", "0 is none")
         mistakes += from_zero("relative_error", self.relative_error, "a share", "0 is a time known exactly")
@@ -97,12 +103,13 @@ class StepTime(Result):
     def seconds(self, workers: ArrayLike, local_batch_size: ArrayLike) -> Floats:
         """T: of one update; broadcast."""
         compute, network = self.compute_seconds(workers, local_batch_size), self.network_seconds(workers)
+        joining = self.joining_seconds * (np.asarray(workers, np.float64) > 1)
         if self.overlap_share is not None:
-            return compute + np.maximum(0.0, network - self.overlap_share * compute)
+            return compute + np.maximum(0.0, network - self.overlap_share * compute) + joining
         if self.overlap_exponent == 1:
-            return compute + network
+            return compute + network + joining
         longer, shorter = np.maximum(compute, network), np.minimum(compute, network)
-        return longer * (1 + (shorter / longer) ** self.overlap_exponent) ** (1 / self.overlap_exponent)
+        return longer * (1 + (shorter / longer) ** self.overlap_exponent) ** (1 / self.overlap_exponent) + joining
 
     def efficiency(self, workers: ArrayLike, local_batch_size: ArrayLike) -> Floats:
         """Samples a second and worker, as a share of those of one worker alone with the same samples."""

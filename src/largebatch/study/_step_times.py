@@ -46,7 +46,8 @@ class StepMeasurement(Result):
         alone, together: compute on one worker while the others rest, and while all compute.
         network: of an all-reduce over the workers.
         jitter: standard deviation of a worker's update, as a share of it.
-        overlap: how far the all-reduce hides behind the compute; fitted to whole updates at the same sizes.
+        overlap: how far the all-reduce hides behind the compute, and what joining takes; fitted to whole updates at the same
+            sizes.
         gradient_bytes: of all parameters.
         held_out: predictions to judge the model by.
     """
@@ -71,6 +72,7 @@ class StepMeasurement(Result):
             _linked(self.network),
             self.gradient_bytes,
             overlap_exponent=self.overlap.exponent.value,
+            joining_seconds=self.overlap.joining_seconds.value,
             jitter=self.jitter,
             relative_error=max(compute.residual, self.network.residual),
         )
@@ -82,7 +84,8 @@ class StepMeasurement(Result):
             f"{1e3 * self.alone.fixed_seconds.value:.2f} ms + {1e6 * self.alone.seconds_per_sample.value:.1f} µs a sample "
             f"alone, {1e6 * self.together.seconds_per_sample.value:.1f} µs with {self.workers} at once; all-reduce "
             f"{1e6 * self.network.latency_seconds.value:.0f} µs a message, {bandwidth:.2f} GB/s; "
-            f"jitter {100 * self.jitter:.1f} %, overlap exponent {self.overlap.exponent.value:.2f}"
+            f"jitter {100 * self.jitter:.1f} %, overlap exponent {self.overlap.exponent.value:.2f}, "
+            f"joining {1e3 * self.overlap.joining_seconds.value:.2f} ms"
         )
 
 
