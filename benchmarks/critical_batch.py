@@ -18,14 +18,14 @@ import torch
 from pairing import machine
 
 import largebatch
-from largebatch import study, tasks
+from largebatch import tasks, trials
 from largebatch.probe import CriticalBatch, Route
 from largebatch.results import Cell, Chart, Column, Series, Table, read_json
-from largebatch.study import Sweep, Trial
 from largebatch.target import fit_hyperbola, samples_to_target
+from largebatch.trials import Sweep, Trial
 
 TASK = "fashion-mnist/f1"
-PLAN = study.ProbePlan(
+PLAN = trials.ProbePlan(
     samples=10_240,
     batch_sizes=(64, 128, 256, 512, 1024, 2048, 4096, 8192),
     branch_batch_sizes=(64, 128, 256, 512, 1024, 2048),
@@ -47,11 +47,11 @@ def main() -> None:
     torch.set_num_threads(1)
     task = tasks.find(TASK)
     assert task.recipe is not None
-    print(study.probe_cost(task, task.recipe, PLAN).text(), flush=True)
-    found = study.run_probe(task, task.recipe, PLAN, out=RUNS)
+    print(trials.probe_cost(task, task.recipe, PLAN).text(), flush=True)
+    found = trials.run_probe(task, task.recipe, PLAN, out=RUNS)
     print(found.text())
     sweep = read_sweep(RUNS / "sweep")
-    branches = study.Branches.from_json(read_json(RUNS / "branches.json"))
+    branches = trials.Branches.from_json(read_json(RUNS / "branches.json"))
     RESULTS.mkdir(parents=True, exist_ok=True)
     (RESULTS / "critical-batch.svg").write_text(picture(sweep, found))
     (RESULTS / "critical-batch.md").write_text(page(found, sweep, branches))
@@ -86,7 +86,7 @@ def verdict(fit: Any) -> str:
     return ("it fits" if fit.fits else "it does NOT fit") + (f"; {fit.reason}" if fit.reason else "")
 
 
-def branch_table(branches: study.Branches) -> str:
+def branch_table(branches: trials.Branches) -> str:
     """A row for each batch."""
     rows: list[list[Cell]] = []
     for size, paths in branches.paths().items():
@@ -122,7 +122,7 @@ def picture(sweep: Sweep, found: CriticalBatch) -> str:
                  verticals).svg()  # fmt: skip
 
 
-def page(found: CriticalBatch, sweep: Sweep, branches: study.Branches) -> str:
+def page(found: CriticalBatch, sweep: Sweep, branches: trials.Branches) -> str:
     """The Markdown."""
     by_name = {route.route: route for route in found.critical}
     return f"""# F1 on Fashion-MNIST: how large a batch still pays

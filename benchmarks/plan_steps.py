@@ -12,7 +12,7 @@ from pathlib import Path
 
 from pairing import machine
 
-from largebatch import study, tasks
+from largebatch import tasks, trials
 from largebatch.results import Cell, Column, Table
 
 HERE = Path(__file__).parent
@@ -33,7 +33,7 @@ def main() -> None:
     parser.add_argument("net", choices=NETS)
     net = parser.parse_args().net
     task = tasks.find(NETS[net])
-    found = study.measure_steps(
+    found = trials.measure_steps(
         task, local_batch_sizes=FITTED[net], held_out=HELD_OUT[net], updates=UPDATES, rounds=ROUNDS
     )
     rows: list[list[Cell]] = [

@@ -1,11 +1,12 @@
 """What measuring the noise scale costs a training: F1 on Fashion-MNIST, batch 256 and 2048, looking on and off in turns.
 
 In one training blocks of updates with the observer alternate with blocks without, so that each pair of blocks ran one after
-the other. The observer finds its cadence first, from what looks cost; a block is as long as that, and has one look. Time is
-this process's own, of one thread: others do not count. Beside it the common way, splitting every step in two.
+the other. The observer finds its cadence first, from what looks cost; a block is as long as that, and has one look. A single
+update scatters by a tenth, so a block of b updates counts as b − 1 times the median of its plain updates and what
+the measured one took; time is this process's own, of one thread. Beside it the common way, splitting every step.
 
-    python benchmarks/probe_overhead.py            # four minutes
-    python benchmarks/probe_overhead.py --pairs 3  # quicker, and coarser
+    python benchmarks/probe_overhead.py --pairs 20   # six minutes
+    python benchmarks/probe_overhead.py --pairs 3    # quicker, and coarser
 """
 
 import argparse
@@ -49,7 +50,9 @@ class Alternating:
         self.off: list[float] = []
         self._first = 0
         self._begun = 0.0
-        self._paused = 0.0
+        self._plain: list[float] = []  # seconds of this block's updates
+        self._looked: list[float] = []
+        self._looks = False  # at the update that runs now
 
     def wants(self, update: int) -> Request | None:
         if self.block is None:
@@ -58,14 +61,18 @@ class Alternating:
                 self.block, self._first = max(self._noise.every, SHORTEST), update + 3
             return wanted
         place = update - self._first
+        now, begun = time.process_time(), self._begun
+        self._begun = now
         if place < 0:
             return None
+        if place:
+            (self._looked if self._looks else self._plain).append(now - begun)
         turn, within = divmod(place, self.block)
         if within == 0:
             self._end(turn)
-        if turn % 2 == self._is_late(turn):
-            return None
-        return Request(parts=4) if within % (self._noise.every or 1) == 0 else None
+        is_on = turn % 2 != self._is_late(turn)
+        self._looks = is_on and within % (self._noise.every or 1) == 0
+        return Request(parts=4) if self._looks else None
 
     @staticmethod
     def _is_late(turn: int) -> int:
@@ -73,13 +80,14 @@ class Alternating:
         return 1 - turn // 2 % 2
 
     def _end(self, turn: int) -> None:
-        now = time.process_time()
         if turn:
             before = turn - 1
-            (self.off if before % 2 == self._is_late(before) else self.on).append(now - self._begun - self._paused)
+            plain = statistics.median(self._plain) * len(self._plain) if self._plain else 0.0
+            is_off = before % 2 == self._is_late(before)
+            (self.off if is_off else self.on).append(plain + sum(self._looked))
+        self._plain, self._looked = [], []
         if len(self.on) == len(self.off) == self._pairs:
             raise _EnoughError
-        self._begun, self._paused = now, 0.0
 
     def see(self, view: View) -> None:
         self._noise.see(view)

@@ -10,12 +10,14 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "src" / "largebatch"
 FLOORS = {
     "recipe": 0, "results": 0,
-    "core": 1, "target": 1,
-    "curvature": 2, "noise": 2, "tasks": 2,
-    "train": 3, "check": 3, "probe": 3, "diagnose": 3, "plan": 3,
-    "study": 4, "integrations": 4,
-    "report": 5,
-    "cli": 6, "__main__": 7,
+    "core": 1, "target": 1, "culprits": 1,
+    "curvature": 2, "noise": 2, "tasks": 2, "replay": 2, "landscape": 2, "optimizers": 2,
+    "sharpness": 3, "recording": 3,
+    "train": 4, "check": 4, "probe": 4, "diagnose": 4, "plan": 4,
+    "comparison": 5, "trials": 5, "integrations": 5,
+    "study": 6,
+    "report": 7,
+    "cli": 8, "__main__": 9,
 }  # fmt: skip
 
 
@@ -69,7 +71,15 @@ def test_a_leak_upwards_would_be_noticed(tmp_path):
 
 @pytest.mark.parametrize(
     "module",
-    ["largebatch", "largebatch.recipe", "largebatch.results", "largebatch.target", "largebatch.plan", "largebatch.cli"],
+    [
+        "largebatch",
+        "largebatch.recipe",
+        "largebatch.results",
+        "largebatch.target",
+        "largebatch.culprits",
+        "largebatch.plan",
+        "largebatch.cli",
+    ],
 )
 def test_numbers_and_files_load_no_torch(module):
     code = f"import sys, {module}; sys.exit('torch' in sys.modules)"

@@ -9,8 +9,8 @@ import pytest
 from gallery_ranks import evidence
 from test_gallery import FOLLOWS, PLANTED
 
-from largebatch.check._aggregate import fits
-from largebatch.check._judge import findings
+from largebatch.culprits._aggregate import fits
+from largebatch.culprits._judge import findings
 
 CORRECT = 200
 PER_BUG = 12

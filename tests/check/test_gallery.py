@@ -3,7 +3,7 @@
 import pytest
 from gallery_ranks import evidence
 
-from largebatch.check._judge import CULPRITS, findings
+from largebatch.culprits._judge import CULPRITS, findings
 
 PLANTED = {
     "mean_of_means": (),

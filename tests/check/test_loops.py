@@ -12,10 +12,10 @@ from torch.optim.optimizer import _global_optimizer_pre_hooks
 
 from largebatch import check
 from largebatch.check._assemble import assemble
-from largebatch.check._judge import findings
-from largebatch.check._record import Recorder
 from largebatch.check._run import _nothing_seen
 from largebatch.cli import main
+from largebatch.culprits._judge import findings
+from largebatch.recording._record import Recorder
 
 
 def wrong(found):

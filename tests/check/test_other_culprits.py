@@ -5,14 +5,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from loop_evidence import run, scaled, update
 from torch.utils import data
 
+from culprits.loop_evidence import run, scaled, update
 from largebatch.check._assemble import assemble
-from largebatch.check._evidence import Epoch, FirstStep, MicroBatch, Parameter, Step
-from largebatch.check._judge import findings
-from largebatch.check._reference import reference
-from largebatch.check._samplers import described_sampler
+from largebatch.culprits._evidence import Epoch, FirstStep, MicroBatch, Parameter, Step
+from largebatch.culprits._judge import findings
+from largebatch.replay._reference import reference
+from largebatch.replay._samplers import described_sampler
 
 N = 16
 

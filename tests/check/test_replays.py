@@ -13,9 +13,9 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from largebatch import check
 from largebatch.check._assemble import assemble
-from largebatch.check._frameworks import lightning_watched
-from largebatch.check._judge import findings
-from largebatch.check._record import Recorder
+from largebatch.culprits._judge import findings
+from largebatch.recording._frameworks import lightning_watched
+from largebatch.recording._record import Recorder
 
 
 def judged(run):

@@ -14,9 +14,9 @@ from torch.utils.checkpoint import checkpoint
 
 from largebatch import check
 from largebatch.check._assemble import assemble
-from largebatch.check._judge import findings
 from largebatch.check._run import _unseen
-from largebatch.check._samples import Reading, SampleLog
+from largebatch.culprits._judge import findings
+from largebatch.replay._samples import Reading, SampleLog
 
 
 def test_parameters_in_low_precision_are_allowed_their_rounding():

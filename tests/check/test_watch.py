@@ -6,8 +6,8 @@ from torch.distributed.algorithms.ddp_comm_hooks import default_hooks, powerSGD_
 from torch.nn import functional as F
 
 from largebatch import check
-from largebatch.check._reference import ExampleLoss
 from largebatch.core import cross_entropy, world_from_environment
+from largebatch.replay._reference import ExampleLoss
 from ranks import run_ranks
 
 

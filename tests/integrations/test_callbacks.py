@@ -11,12 +11,12 @@ from torch.nn import functional as F
 from torch.optim.optimizer import _global_optimizer_pre_hooks
 from torch.utils.data import DataLoader, TensorDataset
 
-from largebatch.check._reference import ExampleLoss
 from largebatch.core import GhostBatchNorm, cross_entropy
 from largebatch.integrations import Parts, lightning_callback, transformers_callback
 from largebatch.integrations._parts import Conductor
 from largebatch.noise import NoiseScale
 from largebatch.recipe import Recipe, Timeline
+from largebatch.replay._reference import ExampleLoss
 
 RECIPE = Recipe(
     16, lr=0.4, duration="2ep", schedule="cosine", warmup="gradual(4steps,start_lr=0.1)", ghost_batch_size=None

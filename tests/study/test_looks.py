@@ -7,9 +7,9 @@ import torch
 
 import small_tasks
 from largebatch import train
+from largebatch.comparison._design import Measures
 from largebatch.core import Risk, View
 from largebatch.recipe import Phase, Timeline
-from largebatch.study._design import Measures
 from largebatch.study._looks import Looks, look_updates
 from largebatch.tasks import SoftmaxRegression
 

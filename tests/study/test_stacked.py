@@ -10,11 +10,11 @@ from torch import nn
 
 import small_tasks
 from largebatch import train
+from largebatch.comparison._design import Measures
 from largebatch.core import cross_entropy, read_checkpoint
 from largebatch.recipe import Phase
 from largebatch.results import paired_difference
 from largebatch.study import Subject
-from largebatch.study._design import Measures
 from largebatch.study._looks import Looks, look_updates
 from largebatch.study._stacked import Stack, can_stack
 from largebatch.study._stacked_run import STACKED, is_stacked, train_stack

@@ -5,6 +5,8 @@ from dataclasses import replace
 
 import pytest
 
+from largebatch.comparison._compare import judge
+from largebatch.comparison._names import NAMES
 from largebatch.core import data_size
 from largebatch.diagnose import SHARPNESS
 from largebatch.results import Estimate
@@ -19,8 +21,6 @@ from largebatch.study import (
     Subject,
     measure_name,
 )
-from largebatch.study._compare import judge
-from largebatch.study._names import NAMES
 from largebatch.study._plan import gradient_cost, total_updates
 from largebatch.study._studies import find_study
 from largebatch.train import Execution, prepare

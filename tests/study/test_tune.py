@@ -7,8 +7,8 @@ import designs
 import pytest
 import torch
 
+from largebatch.comparison import _subject as subjects
 from largebatch.study import Cell, Subject, run_study, tune_rates
-from largebatch.study import _subject as subjects
 from largebatch.study._tune import FACTORS, SEED, scaled
 
 

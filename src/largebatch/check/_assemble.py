@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from largebatch.check._evidence import Clip, Epoch, Evidence, FirstStep, MicroBatch, Parameter, Step, Update, reduced
+from largebatch.culprits import Clip, Epoch, Evidence, FirstStep, MicroBatch, Parameter, Step, Update, reduced
 
 __all__ = ["assemble"]
 

@@ -20,7 +20,7 @@ from typing import Any, NoReturn
 
 import torch
 
-from largebatch.check._record import Enough, Recorder
+from largebatch.recording import Enough, Recorder
 
 __all__ = ["observe"]
 

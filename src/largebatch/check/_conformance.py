@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from largebatch.check._papers import LAMB, LARS, SGD, Rule, sam_update
-from largebatch.check._verdict import Finding
+from largebatch.culprits import Finding
 from largebatch.results import Result
 
 __all__ = ["Conformance", "ConformanceCase", "conformance"]

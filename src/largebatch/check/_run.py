@@ -1,5 +1,7 @@
-"""`check.loop`: run a training loop under the recorder, judge it, and where one run cannot tell two causes apart, run "
-"it again."""
+"""`check.loop`: run a training loop under the recorder, and judge it.
+
+Where one run cannot tell two causes apart, it is run again in another way.
+"""
 
 import inspect
 from collections.abc import Callable, Sequence
@@ -7,9 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from largebatch.check._assemble import assemble
-from largebatch.check._judge import judge
 from largebatch.check._launch import Launched, run_workers
-from largebatch.check._verdict import CheckResult
+from largebatch.culprits import CheckResult, judge
 
 __all__ = ["loop"]
 

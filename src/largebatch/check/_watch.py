@@ -8,12 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from largebatch.check._assemble import assemble
-from largebatch.check._frameworks import lightning_watched
-from largebatch.check._judge import judge
-from largebatch.check._record import Recorder
-from largebatch.check._reference import ModelLoss, Reference, unwrapped
-from largebatch.check._verdict import CheckResult
 from largebatch.core import World, current_world
+from largebatch.culprits import CheckResult, judge
+from largebatch.recording import Recorder, lightning_watched
+from largebatch.replay import ModelLoss, Reference, unwrapped
 
 __all__ = ["Watch"]
 

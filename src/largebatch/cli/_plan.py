@@ -9,8 +9,8 @@ from largebatch.cli._output import print_json
 
 if TYPE_CHECKING:
     from largebatch.plan import Network, Plan, RunCost, StepTime
-    from largebatch.study import StepMeasurement
     from largebatch.target import Hyperbola
+    from largebatch.trials import StepMeasurement
 
 __all__ = ["PlanCommand", "run_plan"]
 
@@ -128,13 +128,13 @@ def _planned(command: PlanCommand, source: str) -> "Plan":
 
 
 def _measured(source: str) -> "StepMeasurement":
-    from largebatch import study, tasks
+    from largebatch import tasks, trials
 
     if not source:
         raise ValueError(
             "--measure: expected a task to measure, got none; for example largebatch plan digits/mlp --measure"
         )
-    return study.measure_steps(tasks.find(source))
+    return trials.measure_steps(tasks.find(source))
 
 
 def _curve(command: PlanCommand, run: "RunCost | None", notes: list[str]) -> "Hyperbola":

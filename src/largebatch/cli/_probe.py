@@ -52,22 +52,22 @@ class ProbeCommand:
 
 def run_probe(command: ProbeCommand) -> int:
     """Tell the cost, measure, judge, print; returns the exit code."""
-    from largebatch import study, tasks
+    from largebatch import tasks, trials
 
     task = tasks.find(command.task)
     recipe = _recipe(command, task.recipe)
     wanted = {"noise scale": True, "branches": command.critical or command.sweep, "sweep": command.sweep}
-    plan = study.ProbePlan.of(
+    plan = trials.ProbePlan.of(
         task, recipe, samples=command.samples, batch_sizes=command.batches,
         routes=[name for name, is_wanted in wanted.items() if is_wanted], target=command.target,  # pyright: ignore
     )  # fmt: skip
-    cost = study.probe_cost(task, recipe, plan)
+    cost = trials.probe_cost(task, recipe, plan)
     if command.dry_run:
         print_json(cost.to_json()) if command.json else print(cost.text(), end="")
         return 0
     sys.stderr.write(cost.text())
     out = Path(str(command.out).replace("{task}", task.name.replace("/", "-")))
-    found = study.run_probe(task, recipe, plan, out=out, seed=command.seed)
+    found = trials.run_probe(task, recipe, plan, out=out, seed=command.seed)
     print_json(found.to_json()) if command.json else print(found.text(), end="")
     return 0
 

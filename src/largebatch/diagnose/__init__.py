@@ -1,19 +1,16 @@
 """Why does a large-batch model generalise worse? Measure, and judge from what was measured."""
 
+from largebatch.core import Measurement
 from largebatch.diagnose._diagnosis import Diagnosis, DiagnosisCost
 from largebatch.diagnose._evidence import Evidence, Row, RunRecord, Verdict
 from largebatch.diagnose._explain import Inquiry, explain_gap, redo
 from largebatch.diagnose._hypotheses import HYPOTHESES, judge
-from largebatch.diagnose._linear_rule import LinearRule, linear_rule
 from largebatch.diagnose._measure import Plan
-from largebatch.diagnose._measurement import Measurement
-from largebatch.diagnose._path import Path, path
-from largebatch.diagnose._plane import Plane, plane
 from largebatch.diagnose._runs import StoredRun, read_run
-from largebatch.diagnose._sharpness import SHARPNESS, Kind, sharpness, sharpness_all
-from largebatch.diagnose._sharpness_cost import ExpectedCost, expected_cost
 from largebatch.diagnose._sharpness_table import RunSharpness, SharpnessTable, Survey
 from largebatch.diagnose._spectrum import Spectrum, spectrum
+from largebatch.landscape import LinearRule, Path, Plane, linear_rule, path, plane
+from largebatch.sharpness import SHARPNESS, ExpectedCost, Kind, expected_cost, sharpness, sharpness_all
 
 __all__ = [
     "HYPOTHESES",

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from largebatch.diagnose._evidence import Evidence, Row, Verdict
 from largebatch.diagnose._hypotheses import HYPOTHESES, judge
 from largebatch.diagnose._judge_minimum import sharpness_ratios
-from largebatch.diagnose._path import Path
+from largebatch.landscape import Path
 from largebatch.results import Cell, Estimate, Result, Table
 
 __all__ = ["Diagnosis", "DiagnosisCost", "diagnosis"]

@@ -12,8 +12,8 @@ import torch
 from largebatch.core import Risk, Task, data_size, has_batch_norm
 from largebatch.diagnose._ledger import Ledger
 from largebatch.diagnose._measure import Plan
-from largebatch.diagnose._path import Path, path
 from largebatch.diagnose._runs import Groups
+from largebatch.landscape import Path, path
 
 __all__ = ["join", "joining_passes", "read_paths"]
 

@@ -13,13 +13,22 @@ import torch
 from torch import nn
 
 from largebatch import curvature
-from largebatch.core import BatchNormMode, Risk, Task, data_size, has_batch_norm, progress, spare_statistics
+from largebatch.core import (
+    BatchNormMode,
+    Risk,
+    Stopwatch,
+    Task,
+    data_size,
+    has_batch_norm,
+    progress,
+    spare_statistics,
+    stopwatch,
+)
 from largebatch.diagnose._evidence import Row
 from largebatch.diagnose._ledger import Ledger
-from largebatch.diagnose._linear_rule import linear_rule
-from largebatch.diagnose._measurement import Stopwatch, stopwatch
 from largebatch.diagnose._runs import Groups, StoredRun
-from largebatch.diagnose._sharpness import SHARPNESS, Options, resolve, sharpness
+from largebatch.landscape import linear_rule
+from largebatch.sharpness import SHARPNESS, Options, resolve, sharpness
 
 __all__ = ["Job", "Plan", "due", "label", "measure"]
 

@@ -5,12 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import final
 
-from largebatch.core import BatchNormMode, Risk, Task, data_size
-from largebatch.diagnose._measurement import Measurement
+from largebatch.core import BatchNormMode, Measurement, Risk, Task, data_size
 from largebatch.diagnose._runs import StoredRun, find_task, read_run
-from largebatch.diagnose._sharpness import Options, resolve, sharpness_all
-from largebatch.diagnose._sharpness_cost import ExpectedCost, expected_cost
 from largebatch.results import Cell, Column, Result, Table
+from largebatch.sharpness import ExpectedCost, Options, expected_cost, resolve, sharpness_all
 
 __all__ = ["RunSharpness", "SharpnessTable", "Survey"]
 

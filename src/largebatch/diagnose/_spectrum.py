@@ -10,9 +10,8 @@ from typing import final
 
 import torch
 
-from largebatch.core import Risk, has_batch_norm
+from largebatch.core import Risk, has_batch_norm, stopwatch
 from largebatch.curvature import Density, Hessian, Trace, density, lanczos, sampling_error, trace
-from largebatch.diagnose._measurement import stopwatch
 from largebatch.results import Result
 
 __all__ = ["Spectrum", "spectrum"]

@@ -1,5 +1,4 @@
-"""largebatch inside other people's trainers: the recipe's schedule, ghost batch norm, the noise scale, the first-step "
-"check."""
+"""largebatch inside other people's trainers: the recipe's schedule, ghost batch norm, noise scale, first-step check."""
 
 from largebatch.integrations._lightning import lightning_callback
 from largebatch.integrations._parts import Parts

@@ -4,8 +4,8 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from largebatch.comparison import StudyResult
 from largebatch.diagnose import SHARPNESS
-from largebatch.study import StudyResult
 
 __all__ = ["LANCZOS", "STUDENT", "Reference", "references", "sharpness_sources", "study_sources"]
 

@@ -13,10 +13,10 @@ from typing import Any
 
 import numpy as np
 
+from largebatch.comparison import FEWEST_SEEDS, StudyResult, curves
 from largebatch.core import progress
 from largebatch.report._figure import Axis, Figure, Series, View, spans_decades
 from largebatch.results import student_quantile
-from largebatch.study import FEWEST_SEEDS, StudyResult, curves
 
 __all__ = ["Curve", "over_seeds", "read_curves", "training_figures"]
 

@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from pathlib import Path
 
+from largebatch.comparison import PathRow, measure_name
 from largebatch.diagnose import HYPOTHESES, Diagnosis, RunRecord, redo
 from largebatch.report._cite import STUDENT, references, sharpness_sources
 from largebatch.report._curves import curve, training_figures
@@ -10,7 +11,6 @@ from largebatch.report._figures import path_figures
 from largebatch.report._page import Page, Section
 from largebatch.report._sheet import Entry, Scale, Sheet
 from largebatch.results import read_json
-from largebatch.study import PathRow, measure_name
 
 __all__ = ["diagnosis_page", "is_diagnosis"]
 

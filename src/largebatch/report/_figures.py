@@ -9,9 +9,9 @@ from collections.abc import Iterable, Sequence
 
 import torch
 
+from largebatch.comparison import LookRow, PathRow, PlaneRow, SpectrumRow, StudyResult, measure_name
 from largebatch.report._curves import over_seeds
 from largebatch.report._figure import Axis, Figure, Rule, Series, Surface, View, spans_decades
-from largebatch.study import LookRow, PathRow, PlaneRow, SpectrumRow, StudyResult, measure_name
 
 __all__ = [
     "look_figures",

@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
+from largebatch.comparison import StudyResult, read_study
 from largebatch.report._cite import references, study_sources
 from largebatch.report._curves import read_curves, training_figures
 from largebatch.report._figures import (
@@ -24,7 +25,6 @@ from largebatch.report._tables import (
 )
 from largebatch.report._varied import batch_figures, switch_figures
 from largebatch.results import RunFolder
-from largebatch.study import StudyResult, read_study
 
 __all__ = ["is_study", "study_page"]
 

@@ -4,10 +4,10 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from largebatch.comparison import CellRow, ContrastRow, StudyResult, measure_name, published_of
 from largebatch.report._figures import measured
 from largebatch.report._sheet import Entry, Scale, Sheet
 from largebatch.results import Column
-from largebatch.study import CellRow, ContrastRow, StudyResult, measure_name, published_of
 
 __all__ = ["cell_sheet", "contrast_sheet", "lost_sheet", "recipe_sheet", "run_sheet", "sharpness_sheet"]
 

@@ -7,10 +7,8 @@ sharpness rising up to it. The break point is that of a level line that bends do
 
 from typing import Literal
 
-from largebatch.study._answers import contrast_sentences
-from largebatch.study._design import Cell, Contrast, Measures, Study
+from largebatch.comparison import Cell, Contrast, Measures, Study, Subject, contrast_sentences
 from largebatch.study._sizes import Sizes
-from largebatch.study._subject import Subject
 
 __all__ = ["batch_sweep"]
 

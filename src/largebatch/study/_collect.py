@@ -11,12 +11,8 @@ import torch
 
 import largebatch
 from largebatch import diagnose
-from largebatch.core import data_size
-from largebatch.recipe import Timeline
-from largebatch.results import RunFolder
-from largebatch.study._compare import judge
-from largebatch.study._design import Cell
-from largebatch.study._findings import (
+from largebatch.comparison import (
+    Cell,
     CellRow,
     LookRow,
     MeasureRow,
@@ -25,7 +21,11 @@ from largebatch.study._findings import (
     RunRow,
     SpectrumRow,
     StudyResult,
+    judge,
 )
+from largebatch.core import data_size
+from largebatch.recipe import Timeline
+from largebatch.results import RunFolder
 from largebatch.study._pictures import PictureJob, read_picture
 from largebatch.study._plan import PlannedRun, RunPlan, gradient_cost, total_updates
 from largebatch.study._stacked_run import STACKED

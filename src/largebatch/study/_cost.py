@@ -3,10 +3,10 @@
 from dataclasses import dataclass
 
 from largebatch import train
+from largebatch.comparison import Cell, Study
 from largebatch.core import data_size, has_batch_norm
 from largebatch.recipe import Recipe
 from largebatch.results import Column, Result, Table
-from largebatch.study._design import Cell, Study
 from largebatch.study._looks import MAX_PRODUCTS, look_updates
 from largebatch.study._plan import gradient_cost, total_updates
 

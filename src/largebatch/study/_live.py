@@ -10,9 +10,9 @@ from typing import Any, Self, final
 
 from tqdm import tqdm
 
+from largebatch.comparison import StudyResult
 from largebatch.core import data_size
 from largebatch.results import Column, Table
-from largebatch.study._findings import StudyResult
 from largebatch.study._pictures import PictureJob
 from largebatch.study._plan import RunPlan, gradient_cost
 from largebatch.study._work import RunJob, StackJob

@@ -6,7 +6,7 @@ import traceback
 from pathlib import Path
 from types import ModuleType
 
-from largebatch.study._design import Study
+from largebatch.comparison import Study
 
 __all__ = ["load_study"]
 

@@ -20,11 +20,11 @@ import torch
 from torch import Tensor
 from torch.utils.data import Subset
 
+from largebatch.comparison import Measures
 from largebatch.core import EpochView, Partials, Request, Risk, View, data_size, flatten, generator
 from largebatch.curvature import Hessian, lanczos
 from largebatch.noise import noise_and_signal
 from largebatch.recipe import Recipe, Timeline
-from largebatch.study._design import Measures
 
 __all__ = ["Looks", "look_updates"]
 

@@ -12,13 +12,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Literal
 
+from largebatch.comparison import Cell, Contrast, Measures, Study, Subject, measure_name, open_question_answer
 from largebatch.recipe import Recipe
-from largebatch.study._answers import open_question_answer
-from largebatch.study._design import Cell, Contrast, Measures, Study
-from largebatch.study._names import measure_name
 from largebatch.study._plan import total_updates
 from largebatch.study._sizes import Sizes
-from largebatch.study._subject import Subject
 
 __all__ = ["open_question"]
 

@@ -9,11 +9,8 @@ direction.
 from collections.abc import Mapping
 from typing import Literal
 
-from largebatch.study._answers import contrast_sentences
-from largebatch.study._design import Cell, Contrast, Measures, Published, Study
-from largebatch.study._names import measure_name
+from largebatch.comparison import Cell, Contrast, Measures, Published, Study, Subject, contrast_sentences, measure_name
 from largebatch.study._sizes import Sizes
-from largebatch.study._subject import Subject
 
 __all__ = ["goyal", "keskar"]
 

@@ -9,9 +9,9 @@ from typing import Any, Literal
 import torch
 
 from largebatch import diagnose
+from largebatch.comparison import Subject
 from largebatch.core import Risk, Task
 from largebatch.results import read_json, write_json
-from largebatch.study._subject import Subject
 
 __all__ = ["PictureJob", "draw", "read_picture"]
 

@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Literal
 
 from largebatch import train
+from largebatch.comparison import Cell, Study
 from largebatch.core import data_size
 from largebatch.recipe import Recipe, Timeline
-from largebatch.study._design import Cell, Study
 from largebatch.study._pictures import PictureJob
 from largebatch.study._work import RunJob
 

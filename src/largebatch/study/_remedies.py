@@ -11,11 +11,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Literal
 
+from largebatch.comparison import Cell, Contrast, Measures, Study, Subject, contrast_sentences
 from largebatch.recipe import Phase, Recipe
-from largebatch.study._answers import contrast_sentences
-from largebatch.study._design import Cell, Contrast, Measures, Study
 from largebatch.study._sizes import Sizes
-from largebatch.study._subject import Subject
 
 __all__ = ["remedies"]
 

@@ -14,11 +14,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import final
 
+from largebatch.comparison import Study, StudyResult
 from largebatch.results import RunFolder
 from largebatch.study._collect import Collector
-from largebatch.study._design import Study
 from largebatch.study._executors import Pool, local_pool
-from largebatch.study._findings import StudyResult
 from largebatch.study._live import Job, LiveTable, runs_of
 from largebatch.study._pictures import draw, read_picture
 from largebatch.study._plan import RunPlan, plan_runs

@@ -3,10 +3,9 @@
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
+from largebatch.comparison import Contrast, Subject
 from largebatch.core import data_size, has_batch_norm
 from largebatch.recipe import Recipe, Timeline
-from largebatch.study._design import Contrast
-from largebatch.study._subject import Subject
 from largebatch.train import build_model
 
 __all__ = ["Sizes"]

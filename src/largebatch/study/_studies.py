@@ -3,8 +3,8 @@
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
+from largebatch.comparison import Study
 from largebatch.study._batch_sweep import batch_sweep
-from largebatch.study._design import Study
 from largebatch.study._load import load_study
 from largebatch.study._open_question import open_question
 from largebatch.study._papers import goyal, keskar

@@ -10,10 +10,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from statistics import fmean
 
+from largebatch.comparison import Cell, Measures, Study, StudyResult, Subject
 from largebatch.recipe import Recipe
-from largebatch.study._design import Cell, Measures, Study
-from largebatch.study._findings import StudyResult
-from largebatch.study._subject import Subject
 
 __all__ = ["tune_rates"]
 

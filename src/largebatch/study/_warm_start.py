@@ -8,13 +8,11 @@ batch alone and the large batch alone, each at equal epochs and at equal updates
 
 from dataclasses import replace
 
+from largebatch.comparison import Cell, Contrast, Measures, Study, Subject, contrast_sentences
 from largebatch.core import data_size
 from largebatch.recipe import Phase, Recipe
-from largebatch.study._answers import contrast_sentences
-from largebatch.study._design import Cell, Contrast, Measures, Study
 from largebatch.study._plan import total_updates
 from largebatch.study._sizes import Sizes
-from largebatch.study._subject import Subject
 
 __all__ = ["warm_start"]
 

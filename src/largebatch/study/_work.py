@@ -12,13 +12,12 @@ from typing import Any
 import torch
 
 from largebatch import diagnose, train
+from largebatch.comparison import Measures, Subject
 from largebatch.core import Risk, Task, data_size, has_batch_norm, latest_checkpoint, prune_checkpoints
 from largebatch.recipe import Recipe
 from largebatch.results import RunFolder
-from largebatch.study._design import Measures
 from largebatch.study._looks import Looks, look_updates
 from largebatch.study._stacked_run import train_stack
-from largebatch.study._subject import Subject
 
 __all__ = ["FILE", "RunJob", "StackJob", "is_done", "measurement_names", "perform"]
 

@@ -30,13 +30,13 @@ from largebatch.core import (
     swap_batchnorm,
 )
 from largebatch.noise import NoiseScale, preconditioner_roots
+from largebatch.optimizers import build_optimizer, load_moments
 from largebatch.recipe import Duration, Recipe, Timeline
 from largebatch.train._divergence import ADVICE, trivial_loss
 from largebatch.train._evaluate import EVALUATION_SAMPLES, evaluate
 from largebatch.train._execution import Execution, autocast_of, dtype_of
 from largebatch.train._follow import follower, grown, present_timeline
 from largebatch.train._gradient import BatchSums, GlobalGradient, Share
-from largebatch.train._optim import build_optimizer, load_moments
 from largebatch.train._run import Run
 from largebatch.train._shares import shares
 from largebatch.train._signals import StopRequest

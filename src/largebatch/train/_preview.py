@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from largebatch.core import Loader, Task, cut, data_size, rank_share, swap_batchnorm, total, weigh
+from largebatch.optimizers import build_optimizer
 from largebatch.recipe import Change, Recipe, Timeline
 from largebatch.train._check import prepare
 from largebatch.train._execution import Execution, autocast_of, dtype_of
-from largebatch.train._optim import build_optimizer
 
 __all__ = ["Preview", "preview"]
 

@@ -1,0 +1,14 @@
+"""The loss along lines, curves and planes through given weights, and how straight a step of it is."""
+
+from largebatch.landscape._linear_rule import LinearRule, linear_rule
+from largebatch.landscape._path import Path, path
+from largebatch.landscape._plane import Plane, plane
+
+__all__ = [
+    "LinearRule",
+    "Path",
+    "Plane",
+    "linear_rule",
+    "path",
+    "plane",
+]

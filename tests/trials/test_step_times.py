@@ -1,0 +1,54 @@
+"""Step times measured here: what is timed is an update of the size asked for, on so many workers, and a failure is told."""
+
+import pytest
+
+from largebatch import tasks
+from largebatch.trials import HeldOut, measure_steps
+
+FAILING = """
+import os
+from largebatch import tasks
+if "RANK" in os.environ:
+    raise OSError("the disk is gone")
+task = tasks.get("digits/mlp")
+"""
+
+
+def test_measured_updates_make_a_model_of_the_step():
+    found = measure_steps(
+        tasks.find("digits/mlp"), local_batch_sizes=(16, 128, 640), held_out=(384,), updates=5, rounds=2
+    )
+    assert (found.task, found.workers, found.local_batch_sizes) == ("digits/mlp", 2, (16, 128, 640))
+    assert found.gradient_bytes == 4 * sum(p.numel() for p in tasks.get("digits/mlp").model().parameters())
+    assert found.network.seconds_per_byte.value > 0
+    assert 0 <= found.jitter < 1
+    for together in (False, True):
+        step = found.step_time(together=together)
+        assert 1e-5 < step.seconds(1, 16) < step.seconds(1, 640) < 1.0
+        assert step.seconds(2, 16) > step.seconds(1, 16)
+    assert [(row.workers, row.local_batch_size) for row in found.held_out] == [(1, 384), (2, 384)]
+    for row in found.held_out:
+        assert row.predicted_seconds == float(found.step_time(together=row.workers > 1).seconds(row.workers, 384))
+        assert 1e-5 < row.measured_seconds < 1.0
+    assert "at once; all-reduce" in found.text()
+
+
+def test_the_error_of_a_prediction_is_a_share_of_what_was_measured():
+    assert HeldOut(2, 64, predicted_seconds=0.9, measured_seconds=1.0).error == pytest.approx(-0.1)
+
+
+def test_mistakes_are_told_together_before_anything_is_timed():
+    with pytest.raises(ValueError, match="step times: 4 mistakes") as told:
+        measure_steps(tasks.find("digits/mlp"), local_batch_sizes=(16, 40), held_out=(16,), workers=1)
+    text = str(told.value)
+    assert "workers: expected 2 or more to measure an all-reduce, got 1" in text
+    assert "local_batch_sizes: expected 3 different ones or more, got [16, 40]" in text
+    assert "sizes: expected whole ghosts of 16 samples, which ranks share equally, got [40]" in text
+    assert "held_out: expected sizes that are not fitted, got [16]" in text
+
+
+def test_what_a_worker_failed_of_is_told(tmp_path):
+    (tmp_path / "broken.py").write_text(FAILING)
+    task = tasks.find(f"{tmp_path / 'broken.py'}:task")
+    with pytest.raises(RuntimeError, match=r"on 2 worker\(s\): a worker failed: .*the disk is gone"):
+        measure_steps(task, updates=3)
