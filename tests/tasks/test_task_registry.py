@@ -1,5 +1,7 @@
 """Built-in tasks: each name goes through its real reader to a model that trains on what was read."""
 
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -199,6 +201,20 @@ def test_digits_are_split_by_class_without_overlap_or_loss() -> None:
     pixels = torch.tensor(load_digits(return_X_y=True)[0], dtype=torch.float32) / 16
     together = torch.cat([split.train[0], split.test[0]])
     assert sorted(map(tuple, together.tolist())) == sorted(map(tuple, pixels.tolist()))
+
+
+def test_digits_are_the_same_where_their_file_has_moved(monkeypatch: pytest.MonkeyPatch) -> None:
+    from_file = datasets.read_digits(Path())
+    monkeypatch.setattr(datasets, "find_spec", lambda name: None)
+    from_package = datasets.read_digits(Path())
+    for split in ("train", "test"):
+        for one, other in zip(getattr(from_file, split), getattr(from_package, split), strict=True):
+            assert torch.equal(one, other)
+
+
+def test_reading_digits_imports_no_scikit_learn() -> None:
+    code = "import sys; from largebatch import tasks; tasks.get('digits/mlp').train; sys.exit('sklearn' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 def test_the_digits_split_never_changes() -> None:

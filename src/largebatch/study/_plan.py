@@ -28,7 +28,8 @@ class PlannedRun:
 class RunPlan:
     """All runs, in the order in which they are given out: the i-th seed of a cell waits as if it cost i times as much.
 
-    So cheap cells have several seeds before dear ones have their first, and what is there early can be compared.
+    So cheap cells have several seeds before dear ones have their first, and what is there early can be compared. Of equal
+    ones those of more updates come first: they take longer, and a long one at the end leaves the other workers idle.
     """
 
     study: Study
@@ -86,11 +87,13 @@ def plan_runs(study: Study, out: Path, runs: Path | None = None, *, threads: int
             digest = train.identity(task, cell.recipe, seed, model)
             job = RunJob(subject, cell.recipe, seed, str(where / digest), study.measures, cell.measures, threads)
             planned.append(PlannedRun(cell, seed, digest, job))
-    costs = {
-        cell.name: gradient_cost(cell.recipe, data_size(study.subject_of(cell).load().train)) for cell in study.cells
-    }
-    order = sorted(planned, key=lambda run: (1 + study.seeds.index(run.seed)) * costs[run.cell.name])
-    return RunPlan(study, out, where, tuple(order))
+    sizes = {cell.name: data_size(study.subject_of(cell).load().train) for cell in study.cells}
+
+    def turn(run: PlannedRun) -> tuple[float, int]:
+        recipe, size = run.cell.recipe, sizes[run.cell.name]
+        return (1 + study.seeds.index(run.seed)) * gradient_cost(recipe, size), -total_updates(recipe, size)
+
+    return RunPlan(study, out, where, tuple(sorted(planned, key=turn)))
 
 
 def gradient_cost(recipe: Recipe, train_size: int) -> float:

@@ -60,6 +60,8 @@ class Stack:
         self.layers = [
             _layer(f"{i}.", layer, self, ghost_batch_size) for i, layer in enumerate(_sequence(self.template))
         ]
+        # Nothing before the first layer with parameters needs a gradient.
+        self._first = next(i for i, layer in enumerate(self.layers) if isinstance(layer, _Linear | _BatchNorm))
 
     def _buffer(self, names: list[str], named: list[dict[str, nn.Parameter]]) -> tuple[Tensor, dict[str, torch.Size]]:
         shapes = {name: named[0][name].shape for name in names}
@@ -85,10 +87,8 @@ class Stack:
         gradient = log_p.exp_()
         gradient.scatter_add_(2, index, torch.full_like(index, -1, dtype=x.dtype))
         gradient /= targets.shape[1]
-        for i in range(len(self.layers) - 1, -1, -1):
+        for i in range(len(self.layers) - 1, self._first - 1, -1):
             gradient = self.layers[i].backward(gradient, is_first=i == self._first)
-            if i == self._first:
-                break
         return losses, x
 
     def evaluate(self, inputs: Tensor) -> Tensor:
@@ -102,11 +102,6 @@ class Stack:
         """The state_dict of one of them, a copy."""
         held = self.values | self.buffers
         return {name: held[name][network].clone() for name in self.template.state_dict()}
-
-    @property
-    def _first(self) -> int:
-        """The first layer with parameters: nothing before it needs a gradient."""
-        return next(i for i, layer in enumerate(self.layers) if isinstance(layer, _Linear | _BatchNorm))
 
 
 class _Plain:
