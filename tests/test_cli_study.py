@@ -62,6 +62,8 @@ def test_a_study_of_ones_own_prints_its_answer_and_json(here, capsys, no_process
     assert [row["status"] for row in found["runs"]] == ["finished"] * 6
     assert found["folder"] == "a"
     assert found["command"].startswith("largebatch study my_study.py:study")
+    assert main([*words, "--seeds", "4", "--dry-run"]) == 0
+    assert "2 cells × 4 seed(s) = 8 runs, of which 6 are there; the others take about" in capsys.readouterr().out
 
 
 def test_a_dry_run_tells_cells_cost_and_hours_and_writes_nothing(here, capsys):

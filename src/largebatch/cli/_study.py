@@ -82,12 +82,12 @@ def run_study(command: StudyCommand, words: list[str]) -> int:
 
     design = _design(command)
     workers = command.workers or os.cpu_count() or 1
-    if command.dry_run:
-        cost = study.study_cost(design, workers=workers)
-        print_json(cost.to_json()) if command.json else print(cost.text(), end="")
-        return 0
     task = design.subject.label.replace("/", "-").replace(", ", "-").replace(" ", "-")
     folder = Path(str(command.out).replace("{name}", design.name).replace("{task}", task))
+    if command.dry_run:
+        cost = study.study_cost(design, workers=workers, out=folder, runs=command.runs)
+        print_json(cost.to_json()) if command.json else print(cost.text(), end="")
+        return 0
     with ExitStack() as stack:
         executor = stack.enter_context(study.open_executor(command.executor)) if command.executor else None
 

@@ -1,6 +1,8 @@
 """What a study will take, before it starts: gradients by count, hours by timing one pass of each kind of cell."""
 
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 from largebatch import train
 from largebatch.comparison import Cell, Study
@@ -8,7 +10,8 @@ from largebatch.core import data_size, has_batch_norm
 from largebatch.recipe import Recipe
 from largebatch.results import Column, Result, Table
 from largebatch.study._looks import MAX_PRODUCTS, look_updates
-from largebatch.study._plan import gradient_cost, total_updates
+from largebatch.study._plan import gradient_cost, plan_runs, total_updates
+from largebatch.study._work import is_done
 
 __all__ = ["CellCost", "StudyCost", "study_cost"]
 
@@ -24,17 +27,19 @@ class CellCost(Result):
         updates: of one run.
         gradient_cost: per-sample gradients of one run, in millions.
         run_seconds: of one run with all that is measured of it.
+        done: runs that are there already.
     """
 
     name: str
     updates: int
     gradient_cost: float
     run_seconds: float
+    done: int = 0
 
 
 @dataclass(frozen=True)
 class StudyCost(Result):
-    """All cells; `hours` with so many workers, on a machine that has a core for each."""
+    """All cells; `hours` for what is left, with so many workers, on a machine that has a core for each."""
 
     name: str
     seeds: int
@@ -46,22 +51,32 @@ class StudyCost(Result):
         """For a terminal."""
         columns = ["cell", Column("updates"), Column("gradients", "million"), Column("one run", "s", ".1f")]
         table = Table(columns, [[c.name, c.updates, c.gradient_cost, c.run_seconds] for c in self.cells]).text()
-        runs = len(self.cells) * self.seeds
+        runs, done = len(self.cells) * self.seeds, sum(cell.done for cell in self.cells)
+        there = f", of which {done} are there; the others take" if done else ","
         return (
-            f"{table}\n{self.name}: {len(self.cells)} cells × {self.seeds} seed(s) = {runs} runs, about {self.hours:.2g} "
-            f"hours with {self.workers} worker(s), measurements included\n"
+            f"{table}\n{self.name}: {len(self.cells)} cells × {self.seeds} seed(s) = {runs} runs{there} about "
+            f"{self.hours:.2g} hours with {self.workers} worker(s), measurements included\n"
         )
 
 
-def study_cost(study: Study, *, workers: int = 2) -> StudyCost:
+def study_cost(
+    study: Study, *, workers: int = 2, out: str | Path | None = None, runs: str | Path | None = None
+) -> StudyCost:
     """Time one pass of each kind of cell, train nothing.
+
+    Args:
+        out, runs: as for `run_study`; what is there already costs nothing. None: nothing is there.
 
     Raises:
         ValueError: a cell that does not fit its task.
     """
+    done: Counter[str] = Counter()
+    if out is not None:
+        plan = plan_runs(study, Path(out), None if runs is None else Path(runs))
+        done.update(run.cell.name for run in plan.planned if is_done(run.job))
     speeds: dict[tuple[object, ...], float] = {}
-    cells = tuple(_cell_cost(study, cell, speeds) for cell in study.cells)
-    seconds = sum(cell.run_seconds for cell in cells) * len(study.seeds)
+    cells = tuple(replace(_cell_cost(study, cell, speeds), done=done[cell.name]) for cell in study.cells)
+    seconds = sum(cell.run_seconds * (len(study.seeds) - cell.done) for cell in cells)
     return StudyCost(study.name, len(study.seeds), workers, cells, seconds / workers / 3600)
 
 
