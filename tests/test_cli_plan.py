@@ -67,6 +67,8 @@ def test_servers_overlap_and_stragglers_reach_the_model(capsys):
     tree = rows_of(capsys, *words, "--algorithm", "tree")["rows"][0]["step_seconds"]
     hidden = rows_of(capsys, *words, "--overlap", "0.6")["rows"][0]["step_seconds"]
     late = rows_of(capsys, *words, "--jitter", "0.1")["rows"][0]["step_seconds"]
+    joined = rows_of(capsys, *words, "--joining-seconds", "0.004")["rows"][0]["step_seconds"]
+    assert joined == pytest.approx(plain + 0.004)
     assert len({plain, servers, tree, hidden, late}) == 5
     assert hidden < plain < min(tree, late)
 

@@ -19,10 +19,9 @@ __all__ = ["PlanCommand", "run_plan"]
 class PlanCommand:
     """What do N workers cost me, in hours and money, and where should I stop adding them?
 
-    largebatch plan goyal            ImageNet in an hour: 256 GPUs, with every assumption
-    largebatch plan RUN              step time, samples and gradients of a run folder
-    largebatch plan TASK --measure   step times of a task, measured here on one worker and on two
-    largebatch plan                  from numbers alone: --samples, --seconds-per-sample, --local-batch
+    `largebatch plan goyal` is ImageNet in an hour on 256 GPUs, with every assumption. A run folder gives step time, samples
+    and gradients; a task with --measure step times measured here, on one worker and on two; and numbers alone will do:
+    --samples, --seconds-per-sample, --local-batch.
 
     Args:
         source: goyal, a run folder, a task (with --measure), or nothing.
@@ -40,6 +39,7 @@ class PlanCommand:
         workers_per_server: joined by a faster link.
         server_gbit: that link, Gbit/s.
         overlap: share of the compute that communication hides behind, 0 to 1.
+        joining_seconds: of an update of two workers or more, beyond compute and all-reduce.
         jitter: standard deviation of a worker's step, as a share of it: all wait for the slowest.
         price: of a worker and hour, in any currency.
         budget: how much the plan may cost.
@@ -64,6 +64,7 @@ class PlanCommand:
     workers_per_server: int = 1
     server_gbit: float | None = None
     overlap: float | None = None
+    joining_seconds: float = 0.0
     jitter: float = 0.0
     price: float | None = None
     budget: float | None = None
@@ -185,6 +186,7 @@ def _step(command: PlanCommand, run: "RunCost | None", notes: list[str]) -> "Ste
         network,
         gradient_bytes,
         overlap_share=command.overlap,
+        joining_seconds=command.joining_seconds,
         jitter=command.jitter,
         relative_error=error,
     )
