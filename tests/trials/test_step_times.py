@@ -3,7 +3,7 @@
 import pytest
 
 from largebatch import tasks
-from largebatch.trials import HeldOut, measure_steps
+from largebatch.trials import HeldOut, _step_times, measure_steps
 
 FAILING = """
 import os
@@ -45,6 +45,15 @@ def test_mistakes_are_told_together_before_anything_is_timed():
     assert "local_batch_sizes: expected 3 different ones or more, got [16, 40]" in text
     assert "sizes: expected whole ghosts of 16 samples, which ranks share equally, got [40]" in text
     assert "held_out: expected sizes that are not fitted, got [16]" in text
+
+
+@pytest.mark.parametrize(
+    ("ghost", "most", "sizes"),
+    [(32, 30_000, (64, 128, 256)), (1, 30_000, (64, 128, 256)), (24, 30_000, (72, 144, 288)),
+     (256, 30_000, (256, 512, 1024)), (16, 180, (32, 64, 128)), (1, 90, (22, 44, 88))],
+)  # fmt: skip
+def test_sizes_are_whole_ghosts_that_the_data_allow(ghost, most, sizes):
+    assert _step_times._sizes(ghost, most) == sizes
 
 
 def test_what_a_worker_failed_of_is_told(tmp_path):

@@ -11,12 +11,13 @@ from dataclasses import dataclass, replace
 from typing import final
 
 from largebatch import plan
-from largebatch.core import Task
+from largebatch.core import Task, data_size
 from largebatch.results import Result, refuse
 from largebatch.trials._timed_updates import Job, Kind, Times, on_ranks, recipe_of
 
 __all__ = ["HeldOut", "StepMeasurement", "measure_steps"]
 
+_SMALLEST = 64  # samples of a worker
 REDUCED_BYTES = (16_384, 262_144, 1_048_576, 4_194_304, 16_777_216)
 
 
@@ -92,7 +93,7 @@ class StepMeasurement(Result):
 def measure_steps(
     task: Task,
     *,
-    local_batch_sizes: Sequence[int] = (64, 128, 256),
+    local_batch_sizes: Sequence[int] | None = None,
     held_out: Sequence[int] = (),
     workers: int = 2,
     updates: int = 8,
@@ -102,7 +103,8 @@ def measure_steps(
 
     Args:
         task: a built-in one, or one from a file: each worker loads it by itself.
-        local_batch_sizes: three or more, to be fitted; whole ghosts, for ranks have equal shares of nothing else.
+        local_batch_sizes: three or more, to be fitted; whole ghosts, for ranks have equal shares of nothing else. None: from
+            64 or the next whole ghost on, twice and four times that; less where the training data are few.
         held_out: other sizes to be predicted, on one worker and on all, and timed beside the others.
         workers: 2 or more, of one thread each.
         updates: that are timed in a round, at each size.
@@ -113,7 +115,10 @@ def measure_steps(
             all are told.
         RuntimeError: what a worker failed of, such as a task that it did not find.
     """
-    _refuse(local_batch_sizes, held_out, workers, recipe_of(task).ghost_batch_size or 1)
+    ghost = recipe_of(task).ghost_batch_size or 1
+    if local_batch_sizes is None:
+        local_batch_sizes = _sizes(ghost, data_size(task.train) // max(workers, 1))
+    _refuse(local_batch_sizes, held_out, workers, ghost)
     kinds: tuple[Kind, ...] = ("alone", "apart", "joined")
     jobs = [Job(kind, size, updates) for kind in kinds for size in local_batch_sizes]
     jobs += [Job(kind, size, updates) for kind in ("alone", "joined") for size in held_out]
@@ -150,6 +155,12 @@ def _held_out(found: StepMeasurement, job: Job, seconds: float) -> HeldOut:
     workers = found.workers if job.kind == "joined" else 1
     predicted = float(found.step_time(together=workers > 1).seconds(workers, job.size))
     return HeldOut(workers, job.size, predicted, seconds)
+
+
+def _sizes(ghost: int, most: int) -> tuple[int, ...]:
+    """Once, twice and four times about 64 samples in whole ghosts, the largest up to `most` where a ghost allows it."""
+    unit = ghost * max(1, min(-(-_SMALLEST // ghost), most // 4 // ghost))
+    return unit, 2 * unit, 4 * unit
 
 
 def _refuse(fitted: Sequence[int], held_out: Sequence[int], workers: int, ghost: int) -> None:
