@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
 from largebatch import check, core
-from largebatch.recording._record import Recorder
+from largebatch.recording import Recorder
 
 UPDATES, ROUNDS, BATCH = 12, 7, 64
 

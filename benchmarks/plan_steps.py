@@ -9,6 +9,7 @@ to docs/results/plan-steps.md what one net gave.
 
 import argparse
 from pathlib import Path
+from textwrap import fill
 
 from pairing import machine
 
@@ -55,9 +56,8 @@ def main() -> None:
     head = "" if RESULTS.exists() else "# Step times predicted from micro-benchmarks\n"
     with RESULTS.open("a") as file:
         where = {name: value for name, value in machine().items() if name in ("cpu", "load", "torch")}
-        file.write(
-            f"{head}\n## {net}\n\nFitted at {FITTED[net]} samples a worker: {found.text()}.\n\n{table}\n\n{where}\n"
-        )
+        fitted = fill(f"Fitted at {FITTED[net]} samples a worker: {found.text()}.", 125)
+        file.write(f"{head}\n## {net}\n\n{fitted}\n\n{table}\n\n{where}\n")
 
 
 if __name__ == "__main__":

@@ -1,9 +1,10 @@
 """What measuring the noise scale costs a training: F1 on Fashion-MNIST, batch 256 and 2048, looking on and off in turns.
 
 In one training blocks of updates with the observer alternate with blocks without, so that each pair of blocks ran one after
-the other. The observer finds its cadence first, from what looks cost; a block is as long as that, and has one look. A single
-update scatters by a tenth, so a block of b updates counts as b − 1 times the median of its plain updates and what
-the measured one took; time is this process's own, of one thread. Beside it the common way, splitting every step.
+the other. The observer finds its cadence first, from what looks cost, and a block is about as long as that. A single update
+scatters by a tenth and one in an epoch is followed by an evaluation, so of a block the plain updates and the measured ones
+each count as often as they came, times their median. Time is this process's own, of one thread. Beside it the common
+way, splitting every step.
 
     python benchmarks/probe_overhead.py --pairs 20   # six minutes
     python benchmarks/probe_overhead.py --pairs 3    # quicker, and coarser
@@ -82,9 +83,9 @@ class Alternating:
     def _end(self, turn: int) -> None:
         if turn:
             before = turn - 1
-            plain = statistics.median(self._plain) * len(self._plain) if self._plain else 0.0
-            is_off = before % 2 == self._is_late(before)
-            (self.off if is_off else self.on).append(plain + sum(self._looked))
+            # Medians, as one update in an epoch is followed by an evaluation.
+            seconds = sum(statistics.median(kind) * len(kind) for kind in (self._plain, self._looked) if kind)
+            (self.off if before % 2 == self._is_late(before) else self.on).append(seconds)
         self._plain, self._looked = [], []
         if len(self.on) == len(self.off) == self._pairs:
             raise _EnoughError

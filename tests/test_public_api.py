@@ -49,23 +49,23 @@ SURFACE = {
     "doublings estimate expected_maximum fit_compute fit_network fit_overlap goyal picture read_run_cost "
     "seconds_per_update",
     "probe": "Agreement CriticalBatch Route by_branches by_noise_scale by_sweep critical_batch_size largest_recovered",
-    "study": "FEWEST_SEEDS STUDIES Cell CellCost CellRow Contrast ContrastRow "
+    "study": "STUDIES Cell CellCost CellRow Contrast ContrastRow "
     "LookRow MeasureRow Measures PathRow PlaneRow Published "
     "RunRow SpectrumRow Study StudyCost StudyResult Subject "
     "curves find_study measure_name open_executor open_question "
-    "published_of read_study run_study study_cost tune_rates",
+    "read_study run_study study_cost tune_rates",
     "train": "ADVICE LAMB LARS SAM Execution LossHistory Preview Proximal RecipeScheduler Run RunLog RunStore TensorBoard "
     "build_augmentation build_model build_optimizer build_scheduler checkpoint_interval fit identity launch "
     "leave_with_parent prepare preview trivial_loss",
     "check": "CULPRITS CheckResult Conformance ConformanceCase Finding Watch conformance loop reference",
-    "comparison": "FEWEST_SEEDS Cell CellRow Contrast ContrastRow LookRow MeasureRow Measures PathRow PlaneRow Published "
+    "comparison": "Cell CellRow Contrast ContrastRow LookRow MeasureRow Measures PathRow PlaneRow Published "
     "RunRow SpectrumRow Study StudyResult Subject contrast_sentences curves judge measure_name open_question_answer "
     "published_of read_study",
     "culprits": "CULPRITS CheckResult Clip Epoch Evidence Finding FirstStep MicroBatch Parameter Step Update judge reduced",
     "landscape": "LinearRule Path Plane linear_rule path plane",
     "optimizers": "LAMB LARS SAM Proximal RecipeScheduler build_optimizer build_scheduler load_moments",
     "recording": "Enough Recorder lightning_watched",
-    "replay": "Coordinates ModelLoss Origin Pass Reference SampleLog StepLoss begin_pass is_sharded listen "
+    "replay": "Coordinates ExampleLoss ModelLoss Pass Reference SampleLog StepLoss begin_pass is_sharded listen "
     "reference replaced replay tensors_in unwrapped",
     "sharpness": "SHARPNESS ExpectedCost Kind Options expected_cost resolve sharpness sharpness_all",
     "trials": "Branch Branches HeldOut ProbeCost ProbePlan RouteCost StepMeasurement Sweep Trial branch_batches "

@@ -9,7 +9,7 @@ import torch.distributed as dist
 from largebatch.check._assemble import assemble
 from largebatch.check._child import observe
 from largebatch.core import world_from_environment
-from largebatch.recording._record import Recorder
+from largebatch.recording import Recorder
 from ranks import run_ranks
 
 GALLERY = Path(__file__).parent / "gallery"

@@ -8,7 +8,7 @@ from largebatch import check
 from largebatch.check._child import observe
 from largebatch.check._explain import Outcome, explain, place
 from largebatch.check._run import _nothing_seen
-from largebatch.recording._record import Recorder
+from largebatch.recording import Recorder
 
 IN_ALL_REDUCE = """Thread 0x00007f (most recent call first):
   File "/usr/lib/python3.11/threading.py", line 324 in wait

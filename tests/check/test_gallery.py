@@ -3,7 +3,8 @@
 import pytest
 from gallery_ranks import evidence
 
-from largebatch.culprits._judge import CULPRITS, findings
+from largebatch.culprits import CULPRITS
+from largebatch.culprits._judge import findings
 
 PLANTED = {
     "mean_of_means": (),

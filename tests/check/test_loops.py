@@ -15,7 +15,7 @@ from largebatch.check._assemble import assemble
 from largebatch.check._run import _nothing_seen
 from largebatch.cli import main
 from largebatch.culprits._judge import findings
-from largebatch.recording._record import Recorder
+from largebatch.recording import Recorder
 
 
 def wrong(found):

@@ -14,8 +14,8 @@ from torch.utils.data import DataLoader, TensorDataset
 from largebatch import check
 from largebatch.check._assemble import assemble
 from largebatch.culprits._judge import findings
+from largebatch.recording import Recorder
 from largebatch.recording._frameworks import lightning_watched
-from largebatch.recording._record import Recorder
 
 
 def judged(run):

@@ -7,7 +7,7 @@ from torch.nn import functional as F
 
 from largebatch import check
 from largebatch.core import cross_entropy, world_from_environment
-from largebatch.replay._reference import ExampleLoss
+from largebatch.replay import ExampleLoss
 from ranks import run_ranks
 
 

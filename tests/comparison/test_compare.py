@@ -6,10 +6,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from largebatch.comparison import CellRow, LookRow, StudyResult, judge
 from largebatch.comparison._break_point import break_point
-from largebatch.comparison._compare import judge
 from largebatch.comparison._correlate import correlation, spearman
-from largebatch.comparison._findings import CellRow, LookRow, StudyResult
 from largebatch.comparison._values import values_of
 from largebatch.recipe import Recipe
 from largebatch.study import Cell, Contrast, MeasureRow, RunRow, Study

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from largebatch.culprits._evidence import Evidence, MicroBatch, Step, Update
+from largebatch.culprits import Evidence, MicroBatch, Step, Update
 
 DIMENSIONS = 40
 

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from culprits.loop_evidence import run, scaled, update
+from largebatch.culprits import MicroBatch
 from largebatch.culprits import _factor as factor
 from largebatch.culprits._aggregate import fit, fits
-from largebatch.culprits._evidence import MicroBatch
 from largebatch.culprits._judge import findings
 
 COUNTS = ((8, 3), (7, 5))
@@ -115,7 +115,7 @@ def test_two_mistakes_at_once_are_two_findings():
 
 
 def test_a_loss_scale_that_is_not_removed():
-    from largebatch.culprits._evidence import Step
+    from largebatch.culprits import Step
 
     left = [scaled(1024, steps=(Step(0, loss_scale=1024.0), Step(1, loss_scale=1024.0)))]
     removed = [scaled(1, steps=left[0].steps)]

@@ -3,8 +3,8 @@
 import numpy as np
 
 from culprits.loop_evidence import DIMENSIONS, run, scaled, steps, update
-from largebatch.culprits._evidence import Clip, Step
-from largebatch.culprits._judge import findings, judge
+from largebatch.culprits import Clip, Step, judge
+from largebatch.culprits._judge import findings
 
 
 def names(*arguments, **fields):

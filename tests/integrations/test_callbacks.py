@@ -16,7 +16,7 @@ from largebatch.integrations import Parts, lightning_callback, transformers_call
 from largebatch.integrations._parts import Conductor
 from largebatch.noise import NoiseScale
 from largebatch.recipe import Recipe, Timeline
-from largebatch.replay._reference import ExampleLoss
+from largebatch.replay import ExampleLoss
 
 RECIPE = Recipe(
     16, lr=0.4, duration="2ep", schedule="cosine", warmup="gradual(4steps,start_lr=0.1)", ghost_batch_size=None

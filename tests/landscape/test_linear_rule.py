@@ -8,7 +8,7 @@ from torch import nn
 
 from landscape.landscapes import Function, assert_untouched, data, network, nothing, output_is_loss, traces
 from largebatch.core import cross_entropy, world_from_environment
-from largebatch.diagnose import LinearRule, linear_rule
+from largebatch.landscape import LinearRule, linear_rule
 from largebatch.tasks._quadratic import Bowl
 from oracles import landscape
 from ranks import run_ranks

@@ -9,7 +9,7 @@ from torch import nn
 
 from landscape.landscapes import Function, assert_untouched, data, network, nothing, output_is_loss, traces
 from largebatch.core import Risk, accuracy, cross_entropy, world_from_environment
-from largebatch.diagnose import Path, path
+from largebatch.landscape import Path, path
 from largebatch.tasks._quadratic import Bowl
 from oracles import landscape
 from ranks import run_ranks

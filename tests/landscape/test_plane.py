@@ -23,7 +23,7 @@ from landscape.landscapes import (
     traces,
 )
 from largebatch.core import Risk, accuracy, cross_entropy, world_from_environment
-from largebatch.diagnose import Plane, plane
+from largebatch.landscape import Plane, plane
 from largebatch.landscape._directions import cosine, random_directions
 from largebatch.tasks._quadratic import Bowl
 from oracles import landscape

@@ -10,9 +10,8 @@ import torch
 from torch import nn
 
 from largebatch.core import world_from_environment
-from largebatch.optimizers import _layerwise
+from largebatch.optimizers import LAMB, LARS, SAM, Proximal, _layerwise, build_optimizer
 from largebatch.recipe import Recipe
-from largebatch.train import LAMB, LARS, SAM, Proximal, build_optimizer
 from oracles import large_batch_optimizers as papers
 from ranks import run_ranks
 

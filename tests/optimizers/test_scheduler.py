@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import nn
 
+from largebatch.optimizers import build_optimizer, build_scheduler
 from largebatch.recipe import Recipe, Timeline
-from largebatch.train import build_optimizer, build_scheduler
 
 TRAIN_SIZE = 100  # at batch 32: updates of 32, 32, 32 and 4 samples
 RECIPE = Recipe(

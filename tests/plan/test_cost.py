@@ -265,7 +265,7 @@ def test_eight_gpus_of_nvidia_from_one_and_the_bandwidth(name):
 def test_eight_gpus_in_mixed_precision_from_what_joining_takes_in_full_precision(name):
     (one, eight), (one_mixed, eight_mixed), bandwidth = NVIDIA[name]
     network, without = eight_gpus(one_mixed, bandwidth)
-    # Not in the network, which takes 1 to 2 % of a step even if nothing hides.
+    # Not in the network, which takes half a percent of a step even if nothing hides.
     assert 1.1 < without / eight_mixed < 1.2
     taken = float(network.seconds(8, 25.6e6 * 4))
     joining = plan.fit_overlap([256 / one], [taken], [8 * 256 / eight]).joining_seconds.value

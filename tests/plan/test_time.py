@@ -79,6 +79,7 @@ def test_mistakes_of_a_step_time_are_told_together():
         "gradient_bytes: expected the bytes that are all-reduced, above 0 and finite, got 0.0; 4 for every parameter",
         "overlap_exponent: expected 1 (nothing hides) to 10, got 11.0",
         "overlap_share: expected a share from 0 to 1, got 2.0",
+        "joining_seconds: expected a time, from 0 on and finite, got -0.2; 0 is none",
         "jitter: expected a share, from 0 on and finite, got -0.1",
         "delay_seconds: expected a time, from 0 on and finite, got inf",
         "relative_error: expected a share, from 0 on and finite, got nan",
@@ -142,6 +143,9 @@ def test_steps_longer_than_their_parts_leave_what_joining_takes_and_its_interval
     hidden = plan.fit_overlap(compute.tolist(), network.tolist(), (compute + 0.01).tolist())
     assert (hidden.joining_seconds.value, hidden.joining_seconds.note) == (0.0, "a part hides")
     assert hidden.exponent.value > 1.2
+    whole = plan.fit_overlap([1.0, 2.0, 4.0], [1e-5] * 3, [1.0, 2.0, 4.0])  # the network hides, all of it
+    assert whole.joining_seconds.value == 0.0
+    assert whole.exponent.value > 1.2
     step = plan.StepTime(1e-3, joining_seconds=0.004)
     assert step.seconds([1, 2, 64], 100).tolist() == pytest.approx([0.1, 0.104, 0.104])
 

@@ -7,7 +7,7 @@ import torch
 
 import small_tasks
 from largebatch import train
-from largebatch.comparison._design import Measures
+from largebatch.comparison import Measures
 from largebatch.core import Risk, View
 from largebatch.recipe import Phase, Timeline
 from largebatch.study._looks import Looks, look_updates

@@ -10,7 +10,7 @@ from torch import nn
 
 import small_tasks
 from largebatch import train
-from largebatch.comparison._design import Measures
+from largebatch.comparison import Measures
 from largebatch.core import cross_entropy, read_checkpoint
 from largebatch.recipe import Phase
 from largebatch.results import paired_difference

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from largebatch.comparison._compare import judge
+from largebatch.comparison import judge
 from largebatch.comparison._names import NAMES
 from largebatch.core import data_size
 from largebatch.diagnose import SHARPNESS

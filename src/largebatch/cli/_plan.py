@@ -39,7 +39,7 @@ class PlanCommand:
         workers_per_server: joined by a faster link.
         server_gbit: that link, Gbit/s.
         overlap: share of the compute that communication hides behind, 0 to 1.
-        joining_seconds: of an update of two workers or more, beyond compute and all-reduce.
+        joining_seconds: of an update of two workers or more, beyond compute and all-reduce; --measure finds its own.
         jitter: standard deviation of a worker's step, as a share of it: all wait for the slowest.
         price: of a worker and hour, in any currency.
         budget: how much the plan may cost.
@@ -107,6 +107,7 @@ def _planned(command: PlanCommand, source: str) -> "Plan":
         measured = _measured(source)
         step = measured.step_time()
         notes.append(f"step times of {source} measured here: {measured.text()}")
+        notes.append("all-reduce and joining are those of processes that share this machine")
         if local is None and whole is None:
             local = measured.local_batch_sizes[1]
             notes.append(f"each worker takes {local} samples of an update (assumed): give --local-batch")

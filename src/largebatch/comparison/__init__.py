@@ -2,7 +2,7 @@
 
 from largebatch.comparison._answers import contrast_sentences, open_question_answer
 from largebatch.comparison._compare import judge
-from largebatch.comparison._design import FEWEST_SEEDS, Cell, Contrast, Measures, Published, Study
+from largebatch.comparison._design import Cell, Contrast, Measures, Published, Study
 from largebatch.comparison._findings import (
     CellRow,
     ContrastRow,
@@ -21,7 +21,6 @@ from largebatch.comparison._subject import Subject
 from largebatch.comparison._text import published_of
 
 __all__ = [
-    "FEWEST_SEEDS",
     "Cell",
     "CellRow",
     "Contrast",

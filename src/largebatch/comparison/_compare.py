@@ -13,11 +13,12 @@ from typing import NamedTuple
 from largebatch.comparison._answers import contrast_sentences
 from largebatch.comparison._break_point import break_point
 from largebatch.comparison._correlate import correlation
-from largebatch.comparison._design import FEWEST_SEEDS, Contrast, Study
+from largebatch.comparison._design import Contrast, Study
 from largebatch.comparison._findings import ContrastRow, StudyResult
 from largebatch.comparison._names import measure_name
 from largebatch.comparison._values import Values, estimated, excludes, negative, paired, values_of, varies
 from largebatch.results import (
+    FEWEST_SEEDS,
     Estimate,
     fieller_share,
     holm,

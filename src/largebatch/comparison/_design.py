@@ -15,10 +15,9 @@ from largebatch.results import Result
 if TYPE_CHECKING:
     from largebatch.comparison._findings import StudyResult
 
-__all__ = ["FEWEST_SEEDS", "MOST_PRIMARY", "Cell", "Contrast", "Measures", "Published", "Study"]
+__all__ = ["MOST_PRIMARY", "Cell", "Contrast", "Measures", "Published", "Study"]
 
 MOST_PRIMARY = 5
-FEWEST_SEEDS = 3  # of an interval: Student's t with one degree of freedom is 12.7 wide
 
 Answer = Callable[["StudyResult"], tuple[str, ...]]
 """What a study says at the end, from its tables alone."""

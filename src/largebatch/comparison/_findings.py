@@ -55,7 +55,7 @@ class RunRow(Result):
 
 @dataclass(frozen=True)
 class MeasureRow(Result):
-    """One number measured at the end of a run; see `diagnose.Measurement`."""
+    """One number measured at the end of a run; see `core.Measurement`."""
 
     cell: str
     seed: int
@@ -252,7 +252,7 @@ class StudyResult(Result):
 
 
 def read_study(folder: str | FilePath) -> StudyResult:
-    """What `study.run` left in a folder; also while it is at work.
+    """What `study.run_study` left in a folder; also while it is at work.
 
     Raises:
         ValueError: the folder holds no study.

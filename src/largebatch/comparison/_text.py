@@ -5,9 +5,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from largebatch.comparison._design import FEWEST_SEEDS
 from largebatch.comparison._names import measure_name
-from largebatch.results import Cell, Column, Estimate, Table
+from largebatch.results import FEWEST_SEEDS, Cell, Column, Estimate, Table
 
 if TYPE_CHECKING:
     from largebatch.comparison._findings import CellRow, StudyResult

@@ -4,9 +4,8 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from largebatch.comparison._design import FEWEST_SEEDS
 from largebatch.comparison._findings import CellRow, LookRow, StudyResult
-from largebatch.results import Estimate, mean_interval, paired_difference
+from largebatch.results import FEWEST_SEEDS, Estimate, mean_interval, paired_difference
 
 __all__ = ["Values", "estimated", "excludes", "negative", "paired", "unit_of", "values_of", "varies"]
 

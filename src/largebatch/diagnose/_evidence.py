@@ -19,6 +19,7 @@ from typing import Any, Literal
 
 from largebatch.recipe import Recipe
 from largebatch.results import (
+    FEWEST_SEEDS,
     Estimate,
     Result,
     mean_interval,
@@ -28,9 +29,8 @@ from largebatch.results import (
     welch_ratio,
 )
 
-__all__ = ["FEWEST_SEEDS", "Decision", "Evidence", "Row", "RunRecord", "Verdict", "along", "decide"]
+__all__ = ["Decision", "Evidence", "Row", "RunRecord", "Verdict", "along", "decide"]
 
-FEWEST_SEEDS = 3  # Student's t with one degree of freedom is 12.7 wide: two seeds tell next to nothing
 GOOD_PART = 0.25  # of the gap; our choice: what makes up less than a quarter of it does not explain it
 SMALL_ERROR = {"accuracy": 0.5, "loss": 0.02}  # where there is no gap; our choice, in points and in units of the loss
 

@@ -2,8 +2,8 @@
 
 import math
 
-from largebatch.diagnose._evidence import FEWEST_SEEDS, Decision, Verdict
-from largebatch.results import Estimate
+from largebatch.diagnose._evidence import Decision, Verdict
+from largebatch.results import FEWEST_SEEDS, Estimate
 
 __all__ = ["advise", "per_cent", "shown", "verdict"]
 

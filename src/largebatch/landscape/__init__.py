@@ -1,4 +1,4 @@
-"""The loss along lines, curves and planes through given weights, and how straight a step of it is."""
+"""The loss along lines, curves and planes through given weights, and how far one large step is k small ones."""
 
 from largebatch.landscape._linear_rule import LinearRule, linear_rule
 from largebatch.landscape._path import Path, path

@@ -22,7 +22,6 @@ from largebatch.results import Estimate, Result, refuse, student_quantile
 __all__ = ["ComputeFit", "NetworkFit", "OverlapFit", "fit_compute", "fit_network", "fit_overlap", "seconds_per_update"]
 
 _LEVEL = 0.95
-_NOTHING = 1e-6  # of the network's time: where the solver stops short of 0
 
 
 @final
@@ -104,8 +103,9 @@ def fit_overlap(
 ) -> OverlapFit:
     """How much of the communication hides behind the compute, from steps of which both parts are known.
 
-    Steps longer than the sum of their parts leave a time that joining takes. How much hides cannot be told from it then,
-    as long as the network's time is the same in all: the cautious reading is taken, that nothing does.
+    Steps longer than the sum of their parts leave a time that joining takes. How much hides is not fitted then, since at
+    one network time it cannot be told from that: nothing is taken to hide, which is cautious for slower networks than the
+    measured one, and not for faster ones.
 
     Args:
         compute_seconds, network_seconds, step_seconds: one each per measurement.
@@ -122,8 +122,8 @@ def fit_overlap(
     def longer(numbers: Floats) -> Floats:
         return np.log(parts + numbers[0])
 
-    (joining,), residual = _fit(longer, np.array([0.1 * network.min()]), np.log(step), (0.0, np.inf), ("s",))
-    if joining.value > _NOTHING * network.min():
+    if float(np.sum(np.log(step / parts) / parts)) > 0:  # the fit gets better as joining leaves 0
+        (joining,), residual = _fit(longer, np.array([0.1 * network.min()]), np.log(step), (0.0, np.inf), ("s",))
         nothing_hides = Estimate(1.0, math.nan, math.nan, math.nan, len(step), note="steps are longer than their parts")
         return OverlapFit(nothing_hides, joining, residual)
     most, ratio = np.maximum(compute, network), np.minimum(compute, network) / np.maximum(compute, network)

@@ -1,9 +1,10 @@
-"""One pass of somebody's training loop: what it read, as it was made, and made again for the gradient of its summed loss."""
+"""Replay: run one forward pass of somebody's loop again, with the inputs and random state it had, for its exact gradient."""
 
 from largebatch.replay._coordinates import Coordinates
 from largebatch.replay._passes import Pass, begin_pass
 from largebatch.replay._patches import replaced
 from largebatch.replay._reference import (
+    ExampleLoss,
     ModelLoss,
     Reference,
     StepLoss,
@@ -14,12 +15,12 @@ from largebatch.replay._reference import (
     unwrapped,
 )
 from largebatch.replay._replay import replay
-from largebatch.replay._samples import Origin, SampleLog
+from largebatch.replay._samples import SampleLog
 
 __all__ = [
     "Coordinates",
+    "ExampleLoss",
     "ModelLoss",
-    "Origin",
     "Pass",
     "Reference",
     "SampleLog",

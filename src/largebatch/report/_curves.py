@@ -13,10 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from largebatch.comparison import FEWEST_SEEDS, StudyResult, curves
+from largebatch.comparison import StudyResult, curves
 from largebatch.core import progress
 from largebatch.report._figure import Axis, Figure, Series, View, spans_decades
-from largebatch.results import student_quantile
+from largebatch.results import FEWEST_SEEDS, student_quantile
 
 __all__ = ["Curve", "over_seeds", "read_curves", "training_figures"]
 

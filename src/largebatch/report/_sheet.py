@@ -9,8 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from statistics import median
 
-from largebatch.comparison import FEWEST_SEEDS
-from largebatch.results import Cell, Column, Estimate, Table
+from largebatch.results import FEWEST_SEEDS, Cell, Column, Estimate, Table
 
 __all__ = ["Entry", "Scale", "Sheet", "Sketch", "shown"]
 

@@ -7,11 +7,11 @@ trained with the small batch before a switch, as their figure 5; the controls st
 import math
 from collections.abc import Mapping, Sequence
 
-from largebatch.comparison import FEWEST_SEEDS, CellRow, StudyResult, measure_name
+from largebatch.comparison import CellRow, StudyResult, measure_name
 from largebatch.recipe import Duration
 from largebatch.report._figure import Axis, Figure, Series, View, spans_decades
 from largebatch.report._figures import measured
-from largebatch.results import Estimate
+from largebatch.results import FEWEST_SEEDS, Estimate
 
 __all__ = ["batch_figures", "switch_figures"]
 

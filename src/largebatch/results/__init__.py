@@ -7,6 +7,7 @@ from largebatch.results._mistakes import from_zero, positive, refuse
 from largebatch.results._quantiles import student_quantile
 from largebatch.results._result import Estimate, Result
 from largebatch.results._stats import (
+    FEWEST_SEEDS,
     LineFit,
     line_fit,
     mean_interval,
@@ -26,6 +27,7 @@ from largebatch.results._tests import (
 )
 
 __all__ = [
+    "FEWEST_SEEDS",
     "Cell",
     "Chart",
     "Column",

@@ -1,7 +1,6 @@
 """Does it hold over seeds, and which remedy works: cells × seeds, trained on any executor, judged by `comparison`."""
 
 from largebatch.comparison import (
-    FEWEST_SEEDS,
     Cell,
     CellRow,
     Contrast,
@@ -19,7 +18,6 @@ from largebatch.comparison import (
     Subject,
     curves,
     measure_name,
-    published_of,
     read_study,
 )
 from largebatch.study._cost import CellCost, StudyCost, study_cost
@@ -30,7 +28,6 @@ from largebatch.study._studies import STUDIES, find_study
 from largebatch.study._tune import tune_rates
 
 __all__ = [
-    "FEWEST_SEEDS",
     "STUDIES",
     "Cell",
     "CellCost",
@@ -54,7 +51,6 @@ __all__ = [
     "measure_name",
     "open_executor",
     "open_question",
-    "published_of",
     "read_study",
     "run_study",
     "study_cost",

@@ -52,7 +52,8 @@ class StudyCost(Result):
         columns = ["cell", Column("updates"), Column("gradients", "million"), Column("one run", "s", ".1f")]
         table = Table(columns, [[c.name, c.updates, c.gradient_cost, c.run_seconds] for c in self.cells]).text()
         runs, done = len(self.cells) * self.seeds, sum(cell.done for cell in self.cells)
-        there = f", of which {done} are there; the others take" if done else ","
+        some = f", of which {done} are there; the others take" if done else ","
+        there = ", all of which are there;" if done == runs else some
         return (
             f"{table}\n{self.name}: {len(self.cells)} cells × {self.seeds} seed(s) = {runs} runs{there} about "
             f"{self.hours:.2g} hours with {self.workers} worker(s), measurements included\n"
@@ -65,14 +66,14 @@ def study_cost(
     """Time one pass of each kind of cell, train nothing.
 
     Args:
-        out, runs: as for `run_study`; what is there already costs nothing. None: nothing is there.
+        out, runs: as for `run_study`; what is there already costs nothing. Both None: nothing is there.
 
     Raises:
         ValueError: a cell that does not fit its task.
     """
     done: Counter[str] = Counter()
-    if out is not None:
-        plan = plan_runs(study, Path(out), None if runs is None else Path(runs))
+    if out is not None or runs is not None:
+        plan = plan_runs(study, Path(out or "."), None if runs is None else Path(runs))
         done.update(run.cell.name for run in plan.planned if is_done(run.job))
     speeds: dict[tuple[object, ...], float] = {}
     cells = tuple(replace(_cell_cost(study, cell, speeds), done=done[cell.name]) for cell in study.cells)

@@ -30,6 +30,7 @@ class RunPlan:
 
     So cheap cells have several seeds before dear ones have their first, and what is there early can be compared. Of equal
     ones those of more updates come first: they take longer, and a long one at the end leaves the other workers idle.
+    Seeds of a cell that are trained as one go together, at the place of the first.
     """
 
     study: Study

@@ -13,7 +13,7 @@ from typing import final
 from largebatch import plan
 from largebatch.core import Task, data_size
 from largebatch.results import Result, refuse
-from largebatch.trials._timed_updates import Job, Kind, Times, on_ranks, recipe_of
+from largebatch.trials._timed_updates import WARM_UPDATES, Job, Kind, Times, on_ranks, recipe_of
 
 __all__ = ["HeldOut", "StepMeasurement", "measure_steps"]
 
@@ -75,7 +75,7 @@ class StepMeasurement(Result):
             overlap_exponent=self.overlap.exponent.value,
             joining_seconds=self.overlap.joining_seconds.value,
             jitter=self.jitter,
-            relative_error=max(compute.residual, self.network.residual),
+            relative_error=max(compute.residual, self.network.residual, self.overlap.residual),
         )
 
     def text(self) -> str:
@@ -111,14 +111,15 @@ def measure_steps(
         rounds: in which the sizes take turns.
 
     Raises:
-        ValueError: fewer than 2 workers, fewer than 3 sizes, sizes that are no whole ghosts or both fitted and held out;
-            all are told.
+        ValueError: fewer than 2 workers, fewer than 3 sizes, sizes that are no whole ghosts or both fitted and held out,
+            all told together; sizes whose epoch ends while they are timed.
         RuntimeError: what a worker failed of, such as a task that it did not find.
     """
     ghost = recipe_of(task).ghost_batch_size or 1
     if local_batch_sizes is None:
-        local_batch_sizes = _sizes(ghost, data_size(task.train) // max(workers, 1))
+        local_batch_sizes = _sizes(ghost, data_size(task.train) // (max(workers, 1) * (updates + WARM_UPDATES)))
     _refuse(local_batch_sizes, held_out, workers, ghost)
+    _refuse_short_epochs((*local_batch_sizes, *held_out), workers, updates + WARM_UPDATES, data_size(task.train))
     kinds: tuple[Kind, ...] = ("alone", "apart", "joined")
     jobs = [Job(kind, size, updates) for kind in kinds for size in local_batch_sizes]
     jobs += [Job(kind, size, updates) for kind in ("alone", "joined") for size in held_out]
@@ -178,3 +179,13 @@ def _refuse(fitted: Sequence[int], held_out: Sequence[int], workers: int, ghost:
     if both:
         mistakes.append(f"held_out: expected sizes that are not fitted, got {both}; a prediction is judged by others")
     refuse("step times", mistakes)
+
+
+def _refuse_short_epochs(sizes: Sequence[int], workers: int, updates: int, train_size: int) -> None:
+    """An epoch ends with a short batch and an evaluation, which would be timed as updates."""
+    bad = [size for size in sizes if size * workers * updates > train_size]
+    if bad:
+        raise ValueError(
+            f"step times: expected at least {updates} updates of {workers} workers in an epoch of {train_size} samples, "
+            f"which {bad} samples a worker do not leave; take smaller sizes, or fewer updates"
+        )

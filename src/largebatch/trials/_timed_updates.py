@@ -22,12 +22,14 @@ from typing import Any, Literal, final
 from largebatch.core import EpochView, Request, Task, View, World, world_from_environment
 from largebatch.recipe import Recipe
 
-__all__ = ["Job", "Kind", "Times", "on_ranks", "recipe_of"]
+__all__ = ["WARM_UPDATES", "Job", "Kind", "Times", "on_ranks", "recipe_of"]
 
 Kind = Literal["alone", "apart", "joined"]
 _REPEATS = 15
 _NORMAL = 1.4826  # standard deviation ÷ median absolute deviation of Normals
 _WARM = 3
+WARM_UPDATES = _WARM + 1
+"""Updates of a round that are not timed: the first ones, and one that the clock ends in."""
 
 
 def recipe_of(task: Task) -> Recipe:
@@ -156,7 +158,7 @@ def _updates(task: Task, global_batch_size: int, updates: int) -> list[float]:
     from largebatch import train
 
     recipe = recipe_of(task).at(global_batch_size, rule="none", warmup=None)
-    recipe = recipe.replace(schedule="constant", duration=f"{updates + _WARM + 1}steps", then=None)
+    recipe = recipe.replace(schedule="constant", duration=f"{updates + WARM_UPDATES}steps", then=None)
     clock = _Clock(updates + _WARM)
     with suppress(_TimedError):
         train.fit(task, recipe, observers=[clock], checkpoint_every="1e18samples", log_every=1 << 30, progress=False)

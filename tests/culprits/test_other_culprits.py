@@ -9,9 +9,9 @@ from torch.utils import data
 
 from culprits.loop_evidence import run, scaled, update
 from largebatch.check._assemble import assemble
-from largebatch.culprits._evidence import Epoch, FirstStep, MicroBatch, Parameter, Step
+from largebatch.culprits import Epoch, FirstStep, MicroBatch, Parameter, Step
 from largebatch.culprits._judge import findings
-from largebatch.replay._reference import reference
+from largebatch.replay import reference
 from largebatch.replay._samplers import described_sampler
 
 N = 16
