@@ -64,6 +64,10 @@ def test_a_study_of_ones_own_prints_its_answer_and_json(here, capsys, no_process
     assert found["command"].startswith("largebatch study my_study.py:study")
     assert main([*words, "--seeds", "4", "--dry-run"]) == 0
     assert "2 cells × 4 seed(s) = 8 runs, of which 6 are there; the others take about" in capsys.readouterr().out
+    assert main([*words, "--seeds", "4", "--dry-run", "--tune", "lr"]) == 0
+    captured = capsys.readouterr()
+    assert "2 cells × 4 seed(s) = 8 runs, about" in captured.out
+    assert "--tune: the cells as they stand, without the grid of rates" in captured.err
 
 
 def test_a_dry_run_tells_cells_cost_and_hours_and_writes_nothing(here, capsys):

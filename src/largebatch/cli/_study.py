@@ -85,10 +85,10 @@ def run_study(command: StudyCommand, words: list[str]) -> int:
     task = design.subject.label.replace("/", "-").replace(", ", "-").replace(" ", "-")
     folder = Path(str(command.out).replace("{name}", design.name).replace("{task}", task))
     if command.dry_run:
-        where = (None, None) if command.tune else (folder, command.runs)  # runs at tuned rates are others
+        where = (None, None) if command.tune == "lr" else (folder, command.runs)  # runs at tuned rates are others
         cost = study.study_cost(design, workers=workers, out=where[0], runs=where[1])
         print_json(cost.to_json()) if command.json else print(cost.text(), end="")
-        if command.tune:
+        if command.tune == "lr":
             sys.stderr.write("--tune: the cells as they stand, without the grid of rates and what of it is there\n")
         return 0
     with ExitStack() as stack:
