@@ -15,10 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from largebatch import report
-from largebatch.diagnose import Path as LinePath
-from largebatch.diagnose import Plane, Spectrum
-from largebatch.results import Estimate, RunFolder, mean_interval, write_json
-from largebatch.study import (
+from largebatch.comparison import (
     CellRow,
     ContrastRow,
     LookRow,
@@ -29,6 +26,9 @@ from largebatch.study import (
     SpectrumRow,
     StudyResult,
 )
+from largebatch.diagnose import Path as LinePath
+from largebatch.diagnose import Plane, Spectrum
+from largebatch.results import Estimate, RunFolder, mean_interval, write_json
 
 CHROMIUM = "/usr/bin/chromium"
 ROUNDS = 5
@@ -172,22 +172,26 @@ def _path() -> LinePath:
     loss = tuple(0.01 + a * a for a in alphas)
     errors, accuracy = tuple(0.002 for _ in alphas), {"accuracy": tuple(1 / (1 + a * a) for a in alphas)}
     return LinePath("line", alphas, loss, errors, tuple(v + 0.05 for v in loss), errors, accuracy, accuracy, 0.1, 0.5, 9.0,
-                    30.0, math.nan, "none", 1024, 512, "float32", 75.0, 75.0, 1.0)  # fmt: skip
+                    30.0, math.nan, 512, 75.0, **_conditions(75.0))  # fmt: skip
 
 
 def _plane() -> Plane:
     at = tuple(i / 5 - 1 for i in range(11))
     grid = tuple(tuple(0.01 + x * x + 3 * y * y for y in at) for x in at)
     errors = tuple(tuple(0.01 for _ in at) for _ in at)
-    return Plane(at, at, grid, errors, grid, errors, {}, {}, (1.0, 1.0), 0.0, "filter", 0, "none", 1024, 512, "float32",
-                 121.0, 121.0, 1.0)  # fmt: skip
+    return Plane(at, at, grid, errors, grid, errors, {}, {}, (1.0, 1.0), 0.0, "filter", 0, 512, 121.0,
+                 **_conditions(121.0))  # fmt: skip
 
 
 def _spectrum() -> Spectrum:
     nodes = tuple(tuple(i / 10 - 0.2 + probe / 50 for i in range(30)) for probe in range(3))
     weights = tuple(tuple(1 / 30 for _ in range(30)) for _ in range(3))
-    return Spectrum((2.7, 2.1), (0.01, 0.01), (-0.2,), (0.01,), True, 0.1, None, nodes, weights, 9226, "none", 1024, 0,
-                    "float32", 40.0, 1.0)  # fmt: skip
+    return Spectrum((2.7, 2.1), (0.01, 0.01), (-0.2,), (0.01,), True, 0.1, None, nodes, weights, 9226, 0,
+                    **_conditions(40.0))  # fmt: skip
+
+
+def _conditions(passes: float) -> dict[str, Any]:
+    return {"batch_norm": "none", "samples": 1024, "dtype": "float32", "passes": passes, "seconds": 1.0}
 
 
 if __name__ == "__main__":

@@ -49,11 +49,8 @@ SURFACE = {
     "doublings estimate expected_maximum fit_compute fit_network fit_overlap goyal picture read_run_cost "
     "seconds_per_update",
     "probe": "Agreement CriticalBatch Route by_branches by_noise_scale by_sweep critical_batch_size largest_recovered",
-    "study": "STUDIES Cell CellCost CellRow Contrast ContrastRow "
-    "LookRow MeasureRow Measures PathRow PlaneRow Published "
-    "RunRow SpectrumRow Study StudyCost StudyResult Subject "
-    "curves find_study measure_name open_executor open_question "
-    "read_study run_study study_cost tune_rates",
+    "study": "STUDIES Cell CellCost Contrast Measures Published Study StudyCost StudyResult Subject find_study "
+    "open_executor open_question read_study run_study study_cost tune_rates",
     "train": "ADVICE LAMB LARS SAM Execution LossHistory Preview Proximal RecipeScheduler Run RunLog RunStore TensorBoard "
     "build_augmentation build_model build_optimizer build_scheduler checkpoint_interval fit identity launch "
     "leave_with_parent prepare preview trivial_loss",

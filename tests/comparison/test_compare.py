@@ -6,12 +6,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from largebatch.comparison import CellRow, LookRow, StudyResult, judge
+from largebatch.comparison import Cell, CellRow, Contrast, LookRow, MeasureRow, RunRow, Study, StudyResult, judge
 from largebatch.comparison._break_point import break_point
 from largebatch.comparison._correlate import correlation, spearman
 from largebatch.comparison._values import values_of
 from largebatch.recipe import Recipe
-from largebatch.study import Cell, Contrast, MeasureRow, RunRow, Study
 
 RECIPE = Recipe(16, lr=0.1, ghost_batch_size=None)
 

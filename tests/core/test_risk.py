@@ -151,7 +151,7 @@ def test_reestimated_statistics_follow_the_weights():
     risk = Risk(model, cross_entropy, data, batch_norm="reestimated", batch_size=4)
     before = risk.value()
     with risk.displaced() as move:
-        move(1.5 * risk.point())
+        move(0.5 * risk.point())
         assert risk.value() == pytest.approx(value_by_hand(model, data, "reestimated", 4), rel=1e-12)
     assert risk.value() == before
 

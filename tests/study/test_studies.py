@@ -5,22 +5,12 @@ from dataclasses import replace
 
 import pytest
 
-from largebatch.comparison import judge
+from largebatch.comparison import CellRow, LookRow, MeasureRow, RunRow, judge, measure_name
 from largebatch.comparison._names import NAMES
 from largebatch.core import data_size
 from largebatch.diagnose import SHARPNESS
 from largebatch.results import Estimate
-from largebatch.study import (
-    STUDIES,
-    CellRow,
-    LookRow,
-    MeasureRow,
-    Published,
-    RunRow,
-    StudyResult,
-    Subject,
-    measure_name,
-)
+from largebatch.study import STUDIES, Published, StudyResult, Subject
 from largebatch.study._plan import gradient_cost, total_updates
 from largebatch.study._studies import find_study
 from largebatch.train import Execution, prepare

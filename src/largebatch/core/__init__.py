@@ -13,7 +13,7 @@ from largebatch.core._collective import GradientSum, World, current_world, world
 from largebatch.core._dropout import KeyedDropout, swap_dropout
 from largebatch.core._example_norms import ExampleGradients
 from largebatch.core._loading import Loader
-from largebatch.core._measurement import Measurement, Stopwatch, stopwatch
+from largebatch.core._measurement import Measured, Measurement, Stopwatch, stopwatch
 from largebatch.core._memory import free_bytes, is_out_of_memory
 from largebatch.core._observe import EpochView, Observer, Partials, Request, View
 from largebatch.core._params import displaced, distance_, flatten, squared_norm, unflatten
@@ -56,6 +56,7 @@ __all__ = [
     "KeyedDropout",
     "Loader",
     "Loss",
+    "Measured",
     "Measurement",
     "Metric",
     "Observer",

@@ -1,23 +1,47 @@
-"""Measurement: one number about one set of weights, with all that a reader needs to trust it.
+"""What is measured on a model, with all that a reader needs to trust it: under which conditions, and at what cost.
 
 A sharpness without its batch-norm mode, its sample or its cost has been misread before (Metric 2.1 changes up to
-sevenfold with the mode), so these travel with the value.
+sevenfold with the mode), so these travel with the value. `Measured` holds them for every such result, `Measurement` is
+the simplest: one number.
 """
 
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import final
+from typing import Any, final
 
+from largebatch.core._batchnorm import has_batch_norm
 from largebatch.core._risk import Risk
 from largebatch.results import Result
 
-__all__ = ["Measurement", "Stopwatch", "stopwatch"]
+__all__ = ["Measured", "Measurement", "Stopwatch", "stopwatch"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measured(Result):
+    """Base of what is measured on a model at given weights: the conditions and the cost.
+
+    Args:
+        batch_norm: whose statistics: "running" (the model's own), "batch", "reestimated"; "none" where the model has no
+            batch norm.
+        samples: on which it was measured, or from which they were drawn.
+        dtype: in which it was computed, such as "float32".
+        passes: its cost, in forward and backward passes over the samples, by count of operations.
+        seconds: its cost on this machine.
+        note: what limits it, in words.
+    """
+
+    batch_norm: str
+    samples: int
+    dtype: str
+    passes: float
+    seconds: float
+    note: str = ""
 
 
 @dataclass(frozen=True)
-class Measurement(Result):
+class Measurement(Measured):
     """One number about a model at its present weights.
 
     Args:
@@ -25,15 +49,9 @@ class Measurement(Result):
         value: the number.
         stderr: its standard error or error bound; 0 where it is exact up to rounding, NaN where it cannot be told.
         low, high: the interval in which it lies, at 95 % or by a bound, as `note` says; NaN where it cannot be told.
-        batch_norm: whose statistics: "running", "batch", "reestimated"; "none" where the model has no batch norm.
-        samples: on which it was measured.
         seed: of whatever was drawn.
-        dtype: in which it was computed, such as "float32".
-        passes: its cost, in forward and backward passes over the samples, by count of operations.
-        seconds: its cost on this machine.
         details: further numbers by name, such as the radius.
         unchanged_by: the rescalings of a network that leave it as it is, in words.
-        note: what limits it, in words.
     """
 
     name: str
@@ -41,15 +59,9 @@ class Measurement(Result):
     stderr: float
     low: float
     high: float
-    batch_norm: str
-    samples: int
     seed: int
-    dtype: str
-    passes: float
-    seconds: float
     details: dict[str, float] = field(default_factory=dict)
     unchanged_by: str = ""
-    note: str = ""
 
 
 @final
@@ -66,6 +78,21 @@ class Stopwatch:
         """Set `seconds` and `passes` to what was spent so far."""
         self.seconds = time.perf_counter() - self._begun[0]
         self.passes = self._spent() - self._begun[1]
+
+    def conditions(self, batch_norm: str | None = None) -> dict[str, Any]:
+        """The fields of `Measured`, but for the note, of the first risk.
+
+        Args:
+            batch_norm: the mode, where it is not the risk's own, as with statistics re-estimated at each point.
+        """
+        risk = self._risks[0]
+        return {
+            "batch_norm": (batch_norm or risk.batch_norm) if has_batch_norm(risk.model) else "none",
+            "samples": risk.samples,
+            "dtype": str(risk.dtype).removeprefix("torch."),
+            "passes": self.passes,
+            "seconds": self.seconds,
+        }
 
     def _spent(self) -> float:
         return sum(risk.passes for risk in self._risks)

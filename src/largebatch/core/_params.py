@@ -38,12 +38,13 @@ def distance_(a: Sequence[Tensor], b: Sequence[Tensor]) -> Tensor:
 
 @contextmanager
 def displaced(parameters: Sequence[Tensor]) -> Iterator[Callable[[Tensor], None]]:
-    """Inside, `move(point)` sets the parameters to a (P,) point; on leaving they are what they were, to the bit."""
+    """Inside, `move(e)` sets the parameters x to x + e, e of shape (P,); on leaving they are x again, to the bit."""
     weights = [p.detach() for p in parameters]  # the same memory, without a graph
     origin = [p.clone() for p in weights]
 
-    def move(point: Tensor) -> None:
-        torch._foreach_copy_(weights, unflatten(point, weights))
+    def move(displacement: Tensor) -> None:
+        for weight, x, e in zip(weights, origin, unflatten(displacement, weights), strict=True):
+            torch.add(x, e, out=weight)
 
     try:
         yield move

@@ -244,7 +244,7 @@ class Risk:
         return torch.cat([grads[name].reshape(len(inputs), -1) for name in named], dim=1)
 
     def displaced(self) -> AbstractContextManager[Callable[[Tensor], None]]:
-        """A context in which `move(point)` sets the variables to a (P,) point; see `core.displaced`."""
+        """A context in which `move(e)` sets the variables x to x + e, e of shape (P,); see `core.displaced`."""
         return displaced(self.parameters)
 
     def _read(self) -> Iterator[tuple[Tensor, Tensor]]:

@@ -10,16 +10,15 @@ from typing import final
 
 import torch
 
-from largebatch.core import Risk, has_batch_norm, stopwatch
+from largebatch.core import Measured, Risk, stopwatch
 from largebatch.curvature import Density, Hessian, Trace, density, lanczos, sampling_error, trace
-from largebatch.results import Result
 
 __all__ = ["Spectrum", "spectrum"]
 
 
 @final
 @dataclass(frozen=True)
-class Spectrum(Result):
+class Spectrum(Measured):
     """The Hessian's eigenvalues at one set of weights.
 
     Args:
@@ -33,13 +32,7 @@ class Spectrum(Result):
         density_nodes, density_weights: quadrature of the eigenvalue distribution, one row for each probe; empty where it was
             not asked for.
         dimension: number of variables.
-        batch_norm: whose statistics: "running", "batch", "reestimated"; "none" where the model has no batch norm.
-        samples: on which it was measured.
         seed: of whatever was drawn.
-        dtype: in which it was computed, such as "float32".
-        passes: its cost, in forward and backward passes over the samples, by count of operations.
-        seconds: its cost on this machine.
-        note: what limits it, in words.
     """
 
     top: tuple[float, ...]
@@ -52,13 +45,7 @@ class Spectrum(Result):
     density_nodes: tuple[tuple[float, ...], ...]
     density_weights: tuple[tuple[float, ...], ...]
     dimension: int
-    batch_norm: str
-    samples: int
     seed: int
-    dtype: str
-    passes: float
-    seconds: float
-    note: str = ""
 
     @property
     def density(self) -> Density | None:
@@ -113,11 +100,7 @@ def spectrum(
         density_nodes=tuple(map(tuple, bulk.nodes.tolist())) if bulk else (),
         density_weights=tuple(map(tuple, bulk.weights.tolist())) if bulk else (),
         dimension=risk.dimension,
-        batch_norm=risk.batch_norm if has_batch_norm(risk.model) else "none",
-        samples=risk.samples,
         seed=seed,
-        dtype=str(risk.dtype).removeprefix("torch."),
-        passes=watch.passes,
-        seconds=watch.seconds,
+        **watch.conditions(),
         note="" if pairs.converged else f"not converged in {pairs.products} products: the bounds say how far it came",
     )

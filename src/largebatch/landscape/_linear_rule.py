@@ -19,8 +19,8 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from largebatch.core import Data, Loader, Loss, Risk, World, flatten, generator, has_batch_norm, progress, stopwatch
-from largebatch.results import Estimate, Result, mean_interval
+from largebatch.core import Data, Loader, Loss, Measured, Risk, World, flatten, generator, progress, stopwatch
+from largebatch.results import Estimate, mean_interval
 
 __all__ = ["LinearRule", "linear_rule"]
 
@@ -28,7 +28,7 @@ Batches = Sequence[tuple[Tensor, Tensor]]
 
 
 @dataclass(frozen=True)
-class LinearRule(Result):
+class LinearRule(Measured):
     """How far one k-fold step lands from k small ones, relative to how far these go.
 
     Args:
@@ -40,14 +40,8 @@ class LinearRule(Result):
         batch_size: of a small step, n.
         lr: of a small step, η; the large step has kη.
         momentum, weight_decay: of both.
-        batch_norm: whose statistics: "batch" (of each small batch, in the large step too) or "running"; "none" where the
-            model has no batch norm.
-        samples: from which the batches were drawn.
+        batch_norm: as for every measurement; "batch" are those of each small batch, in the large step too.
         seed: of the draws.
-        dtype: in which it was computed.
-        passes: cost in forward and backward passes over all samples.
-        seconds: cost on this machine.
-        note: what limits it, in words.
     """
 
     ratio: Estimate
@@ -59,13 +53,7 @@ class LinearRule(Result):
     lr: float
     momentum: float
     weight_decay: float
-    batch_norm: str
-    samples: int
     seed: int
-    dtype: str
-    passes: float
-    seconds: float
-    note: str = ""
 
 
 def linear_rule(
@@ -125,12 +113,10 @@ def linear_rule(
             bar.update()
     differences, movements = risk.world.sum(found).T.tolist()
     ratios = tuple(d / m if m != 0 else math.nan for d, m in zip(differences, movements, strict=True))
-    used = batch_norm if has_batch_norm(model) else "none"
     return LinearRule(
         ratio=_mean(ratios), ratios=ratios, differences=tuple(differences), movements=tuple(movements), k=k,
-        batch_size=batch_size, lr=lr, momentum=momentum, weight_decay=weight_decay, batch_norm=used,
-        samples=risk.samples, seed=seed, dtype=str(risk.dtype).removeprefix("torch."), passes=watch.passes,
-        seconds=watch.seconds, note="both begin with the velocity of a constant gradient" if momentum else "",
+        batch_size=batch_size, lr=lr, momentum=momentum, weight_decay=weight_decay, seed=seed,
+        **watch.conditions(), note="both begin with the velocity of a constant gradient" if momentum else "",
     )  # fmt: skip
 
 
@@ -144,7 +130,7 @@ def _compare(risk: Risk, batches: Batches, lr: float, momentum: float, weight_de
         velocity = velocity if momentum else torch.zeros_like(start)
         small = torch.zeros_like(start)
         for batch in batches:
-            move(start + small)
+            move(small)
             velocity = momentum * velocity + _gradient(risk, [batch]) + weight_decay * (start + small)
             small = small - lr * velocity
     return small, large

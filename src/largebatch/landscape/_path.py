@@ -23,10 +23,20 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from largebatch.core import BatchNormMode, Data, Loss, Metric, Risk, World, has_batch_norm, progress, stopwatch
+from largebatch.core import (
+    BatchNormMode,
+    Data,
+    Loss,
+    Measured,
+    Metric,
+    Risk,
+    World,
+    has_batch_norm,
+    progress,
+    stopwatch,
+)
 from largebatch.landscape._endpoints import Weights, endpoints, point, statistics
 from largebatch.landscape._sweep import combine, coordinates, sweep
-from largebatch.results import Result
 
 __all__ = ["Path", "path"]
 
@@ -34,7 +44,7 @@ Kind = Literal["line", "curve"]
 
 
 @dataclass(frozen=True)
-class Path(Result):
+class Path(Measured):
     """Losses along a path, at each α. What is not finite was so when measured.
 
     Args:
@@ -48,12 +58,8 @@ class Path(Result):
         distance: ‖x_b − x_a‖.
         angle_degrees: between x_a and x_b, seen from the origin.
         start_cosine: of x_a − x_0 and x_b − x_0; NaN where no start was given.
-        batch_norm: whose statistics: "running", "batch", "reestimated"; "none" where the model has no batch norm.
-        samples, test_samples: on which it was measured.
-        dtype: in which it was computed.
-        passes, test_passes: cost in forward and backward passes over the train and over the test samples.
-        seconds: cost on this machine.
-        note: what limits it, in words.
+        test_samples: as `samples`, of the test data.
+        test_passes: as `passes`, over the test samples.
     """
 
     kind: str
@@ -69,14 +75,8 @@ class Path(Result):
     distance: float
     angle_degrees: float
     start_cosine: float
-    batch_norm: str
-    samples: int
     test_samples: int
-    dtype: str
-    passes: float
     test_passes: float
-    seconds: float
-    note: str = ""
 
 
 def path(
@@ -142,10 +142,9 @@ def path(
         test_stderr=() if test is None else _floats(table[:, 1, 1]),
         train_metrics={name: _floats(table[:, 0, 2 + i]) for i, name in enumerate(told)},
         test_metrics={} if test is None else {name: _floats(table[:, 1, 2 + i]) for i, name in enumerate(told)},
-        barrier=barrier, barrier_alpha=barrier_alpha, **_geometry(vectors), batch_norm=used, samples=risks[0].samples,
-        test_samples=sum(risk.samples for risk in risks[1:]), dtype=str(risks[0].dtype).removeprefix("torch."),
-        passes=watch.passes, test_passes=sum(risk.passes for risk in risks[1:]), seconds=watch.seconds,
-        note=_note(used, np.array(alphas), table[:, :, 0]),
+        barrier=barrier, barrier_alpha=barrier_alpha, **_geometry(vectors),
+        test_samples=sum(risk.samples for risk in risks[1:]), test_passes=sum(risk.passes for risk in risks[1:]),
+        **watch.conditions(used), note=_note(used, np.array(alphas), table[:, :, 0]),
     )  # fmt: skip
 
 

@@ -17,11 +17,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from largebatch.core import BatchNormMode, Data, Metric, Risk, data_size, has_batch_norm, progress, stopwatch
+from largebatch.core import BatchNormMode, Data, Measured, Metric, Risk, data_size, has_batch_norm, progress, stopwatch
 from largebatch.landscape._cells import Cells
 from largebatch.landscape._directions import Normalisation, cosine, given_directions, random_directions
 from largebatch.landscape._sweep import Evaluate, coordinates, sweep
-from largebatch.results import Result
 
 __all__ = ["Plane", "plane"]
 
@@ -30,7 +29,7 @@ Span = tuple[float, float]
 
 
 @dataclass(frozen=True)
-class Plane(Result):
+class Plane(Measured):
     """Losses over a plane. Cell [i][j] is at (xs[i], ys[j]); what is not finite was so when measured.
 
     Args:
@@ -42,14 +41,8 @@ class Plane(Result):
         cosine: of the two directions.
         normalisation: of the directions: "filter", "layer", "none".
         seed: of random directions; -1 where they were given.
-        batch_norm: whose statistics: "running" (the model's own, in every cell), "batch", "reestimated"; "none" where
-            the model has no batch norm.
-        samples, test_samples: on which it was measured.
-        dtype: in which it was computed.
-        passes, test_passes: cost in forward and backward passes over the train and over the test samples; of this call,
-            where it went on from a file.
-        seconds: cost on this machine.
-        note: what limits it, in words.
+        test_samples: as `samples`, of the test data.
+        test_passes: as `passes`, over the test samples; both of this call, where it went on from a file.
     """
 
     xs: tuple[float, ...]
@@ -64,14 +57,8 @@ class Plane(Result):
     cosine: float
     normalisation: str
     seed: int
-    batch_norm: str
-    samples: int
     test_samples: int
-    dtype: str
-    passes: float
     test_passes: float
-    seconds: float
-    note: str = ""
 
 
 def plane(
@@ -134,10 +121,9 @@ def plane(
         train_metrics={name: _grid(table[:, :, 0, 2 + i]) for i, name in enumerate(told)},
         test_metrics={} if test is None else {name: _grid(table[:, :, 1, 2 + i]) for i, name in enumerate(told)},
         lengths=(float(found[0].double().norm()), float(found[1].double().norm())), cosine=cosine(*found),
-        normalisation=way, seed=seed if directions is None else -1, batch_norm=used, samples=risk.samples,
-        test_samples=sum(r.samples for r in risks[1:]), dtype=str(risk.dtype).removeprefix("torch."),
-        passes=watch.passes, test_passes=sum(r.passes for r in risks[1:]), seconds=watch.seconds,
-        note=_note(used, table[..., 0]),
+        normalisation=way, seed=seed if directions is None else -1,
+        test_samples=sum(r.samples for r in risks[1:]), test_passes=sum(r.passes for r in risks[1:]),
+        **watch.conditions(used), note=_note(used, table[..., 0]),
     )  # fmt: skip
 
 

@@ -30,18 +30,18 @@ def average(
     scale = sigma * (origin.abs() if adaptive else torch.ones_like(origin))
     with risk.displaced() as move:
 
-        def value_at(point: torch.Tensor) -> float:
-            move(point)
+        def value_at(displacement: torch.Tensor) -> float:
+            move(displacement)
             bar.update(1)
             return risk.value()
 
-        loss = value_at(origin)
+        loss = value_at(torch.zeros_like(origin))
         require_finite(loss)
         gains: list[float] = []
         for pair in range(pairs):
             noise = torch.randn(len(origin), generator=generator(seed, "average", pair), dtype=torch.float32)
             e = scale * noise.to(origin)
-            gains.append((value_at(origin + e) + value_at(origin - e)) / 2 - loss)
+            gains.append((value_at(e) + value_at(-e)) / 2 - loss)
     details = {"loss": loss, "sigma": sigma, "pairs": float(pairs)}
     unchanged_by = ADAPTIVE if adaptive else None
     bad = sum(not math.isfinite(gain) for gain in gains)

@@ -14,7 +14,7 @@ from difflib import get_close_matches
 from types import MappingProxyType
 from typing import Any, Literal, cast, get_args, get_origin, get_type_hints
 
-from largebatch.core import Measurement, Risk, has_batch_norm, progress, stopwatch
+from largebatch.core import Measurement, Risk, progress, stopwatch
 from largebatch.sharpness._average import average
 from largebatch.sharpness._curvature_kinds import lambda_max, trace
 from largebatch.sharpness._metric21 import metric_2_1, metric_2_1_ascent, metric_2_1_subspace
@@ -109,12 +109,8 @@ def sharpness(risk: Risk, kind: str = "metric_2_1", *, seed: int = 0, **options:
         stderr=found.stderr,
         low=found.low,
         high=found.high,
-        batch_norm=risk.batch_norm if has_batch_norm(risk.model) else "none",
-        samples=risk.samples,
         seed=seed,
-        dtype=str(risk.dtype).removeprefix("torch."),
-        passes=watch.passes,
-        seconds=watch.seconds,
+        **watch.conditions(),
         details=found.details,
         unchanged_by=chosen.unchanged_by if found.unchanged_by is None else found.unchanged_by,
         note=found.note,

@@ -65,7 +65,7 @@ class Search:
     """f(x + e) for displacements e of the weights x, counted and watched.
 
     Args:
-        move: sets the weights, as `Risk.displaced` gives it.
+        move: displaces the weights, as `Risk.displaced` gives it.
         bar: is moved by 1 at each evaluation.
 
     Raises:
@@ -92,14 +92,14 @@ class Search:
 
     def value(self, displacement: Tensor) -> float:
         """f(x + e). displacement: e, (P,)."""
-        self._move(self.origin + displacement)
+        self._move(displacement)
         value = self._risk.value()
         self._count(value)
         return value
 
     def value_and_gradient(self, displacement: Tensor) -> tuple[float, Tensor]:
         """f(x + e) and its gradient, (P,)."""
-        self._move(self.origin + displacement)
+        self._move(displacement)
         value, gradient = self._risk.value_and_gradient()
         self._count(value)
         return value, gradient

@@ -1,25 +1,6 @@
 """Does it hold over seeds, and which remedy works: cells × seeds, trained on any executor, judged by `comparison`."""
 
-from largebatch.comparison import (
-    Cell,
-    CellRow,
-    Contrast,
-    ContrastRow,
-    LookRow,
-    MeasureRow,
-    Measures,
-    PathRow,
-    PlaneRow,
-    Published,
-    RunRow,
-    SpectrumRow,
-    Study,
-    StudyResult,
-    Subject,
-    curves,
-    measure_name,
-    read_study,
-)
+from largebatch.comparison import Cell, Contrast, Measures, Published, Study, StudyResult, Subject, read_study
 from largebatch.study._cost import CellCost, StudyCost, study_cost
 from largebatch.study._executors import open_executor
 from largebatch.study._open_question import open_question
@@ -31,24 +12,14 @@ __all__ = [
     "STUDIES",
     "Cell",
     "CellCost",
-    "CellRow",
     "Contrast",
-    "ContrastRow",
-    "LookRow",
-    "MeasureRow",
     "Measures",
-    "PathRow",
-    "PlaneRow",
     "Published",
-    "RunRow",
-    "SpectrumRow",
     "Study",
     "StudyCost",
     "StudyResult",
     "Subject",
-    "curves",
     "find_study",
-    "measure_name",
     "open_executor",
     "open_question",
     "read_study",

@@ -31,6 +31,7 @@ from largebatch.recipe import Recipe, Timeline
 from largebatch.results import RunFolder
 from largebatch.study._looks import Looks
 from largebatch.study._stacked import Stack, can_stack
+from largebatch.study._stacked_update import StackedUpdate
 
 __all__ = ["STACKED", "is_stacked", "train_stack"]
 
@@ -107,6 +108,7 @@ class _Training:
         self.task, self.recipe, self.members, self.models = task, recipe, members, models
         self.timeline = Timeline(recipe, data_size(task.train))
         self.stack = Stack(models, recipe.ghost_batch_size)
+        self.optimizer = StackedUpdate(self.stack.weights, self.stack.others, recipe)
         dtype = self.stack.weights.dtype
         assert isinstance(task.train, tuple)
         self.train = (task.train[0].to(dtype), task.train[1])
@@ -125,30 +127,24 @@ class _Training:
             store.open(self.recipe, self.task, member.seed)
             member.folder.cut_back(-1)
             write_checkpoint(member.folder.checkpoints, 0, model.state_dict(), {"observers": {}})
-        named = [("weights", nn.Parameter(self.stack.weights)), ("others", nn.Parameter(self.stack.others))]
-        for (_, parameter), grad in zip(named, (self.stack.weights.grad, self.stack.others.grad), strict=True):
-            parameter.grad = grad
-        optimizer = train.build_optimizer(named, self.recipe)
         for update in range(self.timeline.total_updates):
-            self._update(update, optimizer)
+            self._update(update)
             if all(member.result is not None for member in self.members):
                 break
         self._finish()
 
-    def _update(self, update: int, optimizer: Any) -> None:
+    def _update(self, update: int) -> None:
         timeline, stack = self.timeline, self.stack
         epoch, start, stop = timeline.batch_of(update)
         if start == 0 or update == 0:
             self._order(epoch)
         seen = timeline.samples_before(update)
         rate = timeline.rate(seen)
-        for group in optimizer.param_groups:
-            group["lr"] = rate
         inputs, targets = self.inputs[:, start:stop], self.targets[:, start:stop]
         is_logged = (update + 1) % self.log_every == 0 or update == 0
         before = self._flat() if is_logged else None
         losses, logits = stack.gradient(inputs, targets)
-        optimizer.step()
+        self.optimizer.step(rate)
         self.losses.append(losses)
         self.hits += (logits.argmax(dim=2) == targets).sum(dim=1)
         samples = seen + stop - start
