@@ -7,7 +7,7 @@ row per data set. What is not finite stays so: a point of a landscape may well b
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import numpy as np
 import torch
@@ -77,10 +77,9 @@ def sweep(
     first = risks[0]
     weights = [p.detach() for p in first.parameters]  # the same memory, without a graph
     parts = [unflatten(vector, weights) for vector in vectors]
-    with first.displaced(), spare_statistics(first.model):
-        for risk in risks:
-            with risk.measuring():  # examined at the model's own weights: elsewhere a loss may be NaN, and is kept
-                pass
+    with ExitStack() as measuring, first.displaced(), spare_statistics(first.model):
+        for risk in risks:  # examined at the model's own weights: elsewhere a loss may be NaN, and is kept
+            measuring.enter_context(risk.measuring())
 
         def evaluate(coefficients: Sequence[float]) -> NDArray[np.float64]:
             combine(weights, parts, coefficients)
@@ -93,24 +92,23 @@ def sweep(
 
 @torch.no_grad()
 def _row(risk: Risk, metrics: Mapping[str, Metric]) -> NDArray[np.float64]:
-    """(2 + metrics,): mean loss r = Σ lᵢ / Σ wᵢ, its standard error, and the mean of each metric, in one pass.
+    """(2 + metrics,) inside `measuring`: mean loss r = Σ lᵢ / Σ wᵢ, its standard error, and the mean of each metric, in one pass.
 
     lᵢ and wᵢ are the weighted loss and the weight of sample i; the error is that of a ratio of means to first order,
     √(n/(n−1)·Σ (lᵢ − r·wᵢ)²) / Σ wᵢ (Cochran 1977, section 2.11), which for wᵢ = 1 is the usual one of a mean.
     """
     risk.passes += 1 / 3
     sums = torch.zeros(6 + len(metrics), dtype=torch.float64, device=risk.device)
-    with risk.measuring():
-        for inputs, targets in risk.pieces():
-            outputs = risk.model(inputs)
-            values, weights = weigh(risk.loss(outputs, targets), len(inputs))
-            loss, weight = total(values, weights)
-            mass = torch.ones_like(values) if weights is None else weights
-            each = (values * mass).reshape(len(inputs), -1).double().sum(dim=1)  # (n,)
-            mass = mass.reshape(len(inputs), -1).double().sum(dim=1)  # (n,)
-            row = [loss, weight, len(inputs), each @ each, each @ mass, mass @ mass]
-            row += [metric(outputs, targets).sum() for metric in metrics.values()]
-            sums += torch.stack([torch.as_tensor(x, dtype=torch.float64, device=risk.device) for x in row])
+    for inputs, targets in risk.pieces():
+        outputs = risk.model(inputs)
+        values, weights = weigh(risk.loss(outputs, targets), len(inputs))
+        loss, weight = total(values, weights)
+        mass = torch.ones_like(values) if weights is None else weights
+        each = (values * mass).reshape(len(inputs), -1).double().sum(dim=1)  # (n,)
+        mass = mass.reshape(len(inputs), -1).double().sum(dim=1)  # (n,)
+        row = [loss, weight, len(inputs), each @ each, each @ mass, mass @ mass]
+        row += [metric(outputs, targets).sum() for metric in metrics.values()]
+        sums += torch.stack([torch.as_tensor(x, dtype=torch.float64, device=risk.device) for x in row])
     found = risk.world.sum(sums).cpu().numpy()
     with np.errstate(all="ignore"):
         loss, weight, seen, loss_loss, loss_weight, weight_weight = found[:6]

@@ -77,5 +77,5 @@ class Ball:
     @cached_property
     def _random(self) -> Tensor:
         """(n,), drawn once: some gradients have zeros at every step."""
-        drawn = torch.randn(len(self.scale), generator=generator(self.seed, "ball"), dtype=torch.float64)
+        drawn = torch.randn(len(self.scale), generator=generator(self.seed, "ball"), dtype=torch.float32)
         return drawn.to(self.scale)
