@@ -92,7 +92,7 @@ def sweep(
 
 @torch.no_grad()
 def _row(risk: Risk, metrics: Mapping[str, Metric]) -> NDArray[np.float64]:
-    """(2 + metrics,) inside `measuring`: mean loss r = Σ lᵢ / Σ wᵢ, its standard error, and the mean of each metric, in one pass.
+    """(2 + metrics,): mean loss r = Σ lᵢ / Σ wᵢ, its standard error, and the mean of each metric. Call inside `measuring`.
 
     lᵢ and wᵢ are the weighted loss and the weight of sample i; the error is that of a ratio of means to first order,
     √(n/(n−1)·Σ (lᵢ − r·wᵢ)²) / Σ wᵢ (Cochran 1977, section 2.11), which for wᵢ = 1 is the usual one of a mean.

@@ -6,6 +6,7 @@ worker takes the pool with it and says nothing of which run it died of, so all t
 that was in flight at two deaths is given alone, and fails at the third, so that no run pays for another's.
 """
 
+import math
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -28,6 +29,7 @@ __all__ = ["run_study"]
 
 ALONE_FROM, MOST_DEATHS = 2, 3
 REWRITE_SECONDS = 2.0
+REWRITE_SHARE = 0.05  # of the time, at most: the workers need the cores, and a large study has many rows to read
 
 
 def run_study(
@@ -76,7 +78,7 @@ class _Running:
         self._failures: dict[str, str] = {}
         self._deaths: dict[Job, int] = {}
         self._table = LiveTable(plan, enabled=progress)
-        self._written = 0.0
+        self._next_write = -math.inf
 
     def run(self, executor: Executor | None, pool: Pool | None, workers: int) -> StudyResult:
         """Runs first, then pictures of their weights."""
@@ -87,7 +89,7 @@ class _Running:
             pictures = [job for job in self._plan.pictures() if read_picture(job) is None]
             executor = self._all(pictures, draw, executor, pool, workers)
         if pool is not None and executor is not None:
-            executor.shutdown()
+            executor.shutdown(wait=False)  # all is done; workers take half a second to leave
         return self._write(force=True)
 
     def _all(
@@ -164,12 +166,14 @@ class _Running:
 
     def _write(self, *, force: bool = False) -> StudyResult:
         """Rewrite the tables, now and then: a reader may look on."""
-        if not force and time.monotonic() - self._written < REWRITE_SECONDS:
+        begun = time.monotonic()
+        if not force and begun < self._next_write:
             return self._last
         self._last = self._collector.collect(self._failures)
         self._folder.write("result.json", self._last.to_json())
         self._table.show(self._last)
-        self._written = time.monotonic()
+        ended = time.monotonic()
+        self._next_write = ended + max(REWRITE_SECONDS, (ended - begun) / REWRITE_SHARE)
         return self._last
 
 

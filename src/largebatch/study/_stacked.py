@@ -14,6 +14,7 @@ Every sum runs within one network, so each is, to rounding, what it would be alo
 """
 
 from collections.abc import Sequence
+from functools import cache
 from typing import Any, final
 
 import torch
@@ -172,7 +173,8 @@ class _BatchNorm:
         """Each block of equal ghosts as (S, ghosts, m, C), normalised over m."""
         self._kept = []
         outputs: list[Tensor] = []
-        mean, var, total = torch.zeros_like(self._mean), torch.zeros_like(self._var), x.shape[1]
+        means: list[Tensor] = []
+        variances: list[Tensor] = []
         for block in self._blocks(x):
             size = block.shape[2]
             centre = block.mean(dim=2, keepdim=True)
@@ -182,11 +184,11 @@ class _BatchNorm:
             normal.mul_(inverse)
             self._kept.append((normal, inverse))
             outputs.append(torch.addcmul(self._bias, normal, self._weight).flatten(1, 2))
-            share = block.shape[1] * size / total
-            mean += share * centre.mean(dim=(1, 2))
-            var += share * size / max(size - 1, 1) * variance.mean(dim=(1, 2))
-        self._mean.lerp_(mean, self._momentum)
-        self._var.lerp_(var, self._momentum)
+            share = block.shape[1] * size / x.shape[1]
+            means.append(centre.mean(dim=(1, 2)).mul_(share))
+            variances.append(variance.mean(dim=(1, 2)).mul_(share * size / max(size - 1, 1)))
+        self._mean.lerp_(_sum(means), self._momentum)
+        self._var.lerp_(_sum(variances), self._momentum)
         self._count += 1
         return outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=1)
 
@@ -197,26 +199,40 @@ class _BatchNorm:
 
     def backward(self, gradient: Tensor, *, is_first: bool) -> Tensor:
         """∂x; ∂γ and ∂β go to their buffers."""
-        self._weight_grad.zero_()
-        self._bias_grad.zero_()
         found: list[Tensor] = []
+        weight_grads: list[Tensor] = []
+        bias_grads: list[Tensor] = []
         for block, (normal, inverse) in zip(self._blocks(gradient), self._kept, strict=True):
             size = block.shape[2]
             over_ghost = block.sum(dim=2, keepdim=True)
             along = (block * normal).sum(dim=2, keepdim=True)
-            self._bias_grad += over_ghost.sum(dim=(1, 2))
-            self._weight_grad += along.sum(dim=(1, 2))
+            bias_grads.append(over_ghost.sum(dim=(1, 2)))
+            weight_grads.append(along.sum(dim=(1, 2)))
             rest = torch.addcmul(block - over_ghost / size, normal, along, value=-1 / size)
             found.append(rest.mul_(self._weight * inverse).flatten(1, 2))
+        self._bias_grad.copy_(_sum(bias_grads))
+        self._weight_grad.copy_(_sum(weight_grads))
         return found[0] if len(found) == 1 else torch.cat(found, dim=1)
 
     def _blocks(self, x: Tensor) -> list[Tensor]:
         """(S, n, C) in blocks (S, ghosts, m, C) of equal ghosts: all but the last one, and the last where it differs."""
-        sizes = ghost_sizes(x.shape[1], self._ghost)
-        equal = sizes.count(sizes[0])
-        cut = equal * sizes[0]
-        blocks = [x[:, :cut].unflatten(1, (equal, sizes[0]))]
-        return blocks if equal == len(sizes) else [*blocks, x[:, None, cut:]]
+        networks, samples, channels = x.shape
+        equal, size, rest = _division(samples, self._ghost)
+        blocks = [x[:, : equal * size].reshape(networks, equal, size, channels)]
+        return [*blocks, x[:, None, equal * size :]] if rest else blocks
+
+
+@cache
+def _division(samples: int, ghost_batch_size: int | None) -> tuple[int, int, int]:
+    """How many ghosts are of equal size, that size, and that of the last one where it differs, else 0."""
+    sizes = ghost_sizes(samples, ghost_batch_size)
+    equal = sizes.count(sizes[0])
+    return equal, sizes[0], 0 if equal == len(sizes) else sizes[-1]
+
+
+def _sum(parts: list[Tensor]) -> Tensor:
+    """Of one or two."""
+    return parts[0] if len(parts) == 1 else parts[0] + parts[1]
 
 
 def _views(buffer: Tensor, shapes: dict[str, torch.Size]) -> dict[str, Tensor]:

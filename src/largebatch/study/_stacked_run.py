@@ -170,7 +170,8 @@ class _Training:
         grads = [self.stack.weights.grad, self.stack.others.grad]
         flat = torch.cat([grad.view(self.stack.size, -1) for grad in grads if grad is not None], dim=1)
         now = self._flat()
-        columns = [step.losses, flat.norm(dim=1), (now - before).norm(dim=1), (now - self.start).norm(dim=1)]
+        norms = [torch.linalg.vector_norm(rows, dim=1) for rows in (flat, now - before, now - self.start)]
+        columns = [step.losses, *norms]
         same = {"kind": "update", "phase": 0, "update": step.update, "epoch": step.epoch, "samples": step.samples,
                 "batch_size": step.batch_size, "lr": step.rate}  # fmt: skip
         for member, (loss, gradient_norm, step_norm, distance) in zip(
