@@ -52,7 +52,7 @@ SURFACE = {
     "study": "STUDIES Cell CellCost Contrast Measures Published Study StudyCost StudyResult Subject find_study "
     "open_executor open_question read_study run_study study_cost tune_rates",
     "train": "ADVICE LAMB LARS SAM Execution LossHistory Preview Proximal RecipeScheduler Run RunLog RunStore TensorBoard "
-    "build_augmentation build_model build_optimizer build_scheduler checkpoint_interval fit identity launch "
+    "build_augmentation build_model build_optimizer build_scheduler checkpoint_interval data_digests fit identity launch "
     "leave_with_parent prepare preview trivial_loss",
     "check": "CULPRITS CheckResult Conformance ConformanceCase Finding Watch conformance loop reference",
     "comparison": "Cell CellRow Contrast ContrastRow LookRow MeasureRow Measures PathRow PlaneRow Published "

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Literal
 
 from largebatch import train
-from largebatch.comparison import Cell, Study
+from largebatch.comparison import Cell, Study, Subject
 from largebatch.core import data_size
 from largebatch.recipe import Recipe, Timeline
 from largebatch.study._pictures import PictureJob
@@ -77,15 +77,18 @@ def plan_runs(study: Study, out: Path, runs: Path | None = None, *, threads: int
     """
     where = (out / "runs" if runs is None else runs).resolve()
     planned: list[PlannedRun] = []
+    data: dict[Subject, dict[str, str | None]] = {}
     for cell in study.cells:
         subject = study.subject_of(cell).located()
         task = subject.load()
+        if subject not in data:
+            data[subject] = train.data_digests(task)
         for seed in study.seeds:
             try:
                 model, _ = train.prepare(task, cell.recipe, train.Execution(), seed=seed)
             except ValueError as error:
                 raise ValueError(f"cell {cell.name!r}: {error}") from error
-            digest = train.identity(task, cell.recipe, seed, model)
+            digest = train.identity(task, cell.recipe, seed, model, data=data[subject])
             job = RunJob(subject, cell.recipe, seed, str(where / digest), study.measures, cell.measures, threads)
             planned.append(PlannedRun(cell, seed, digest, job))
     sizes = {cell.name: data_size(study.subject_of(cell).load().train) for cell in study.cells}

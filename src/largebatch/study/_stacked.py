@@ -166,7 +166,8 @@ class _BatchNorm:
         self._weight_grad, self._bias_grad = (stack.grads[f"{prefix}{name}"] for name in ("weight", "bias"))
         self._mean, self._var = stack.buffers[f"{prefix}running_mean"], stack.buffers[f"{prefix}running_var"]
         self._count = stack.buffers[f"{prefix}num_batches_tracked"]
-        self._eps, self._momentum, self._ghost = layer.eps, layer.momentum or 0.0, ghost_batch_size
+        self._eps = torch.tensor(layer.eps, dtype=stack.weights.dtype)
+        self._momentum, self._ghost = layer.momentum or 0.0, ghost_batch_size
         self._kept: list[tuple[Tensor, Tensor]] = []  # x̂ and 1/σ of each block of equal ghosts
 
     def forward(self, x: Tensor) -> Tensor:
@@ -177,16 +178,15 @@ class _BatchNorm:
         variances: list[Tensor] = []
         for block in self._blocks(x):
             size = block.shape[2]
-            centre = block.mean(dim=2, keepdim=True)
-            normal = block - centre
-            variance = normal.square().mean(dim=2, keepdim=True)  # torch.var_mean along an inner axis takes far longer
-            inverse = torch.rsqrt(variance + self._eps)
+            total = block.sum(dim=2, keepdim=True)  # `mean` and, along an inner axis, `var_mean` take far longer
+            normal = torch.add(block, total, alpha=-1 / size)
+            squares = normal.square().sum(dim=2, keepdim=True)
+            inverse = torch.add(self._eps, squares, alpha=1 / size).rsqrt_()
             normal.mul_(inverse)
             self._kept.append((normal, inverse))
             outputs.append(torch.addcmul(self._bias, normal, self._weight).flatten(1, 2))
-            share = block.shape[1] * size / x.shape[1]
-            means.append(centre.mean(dim=(1, 2)).mul_(share))
-            variances.append(variance.mean(dim=(1, 2)).mul_(share * size / max(size - 1, 1)))
+            means.append(total.sum(dim=(1, 2)) / x.shape[1])
+            variances.append(squares.sum(dim=(1, 2)) * (size / max(size - 1, 1) / x.shape[1]))
         self._mean.lerp_(_sum(means), self._momentum)
         self._var.lerp_(_sum(variances), self._momentum)
         self._count += 1

@@ -81,8 +81,9 @@ def train_stack(
         ValueError: a recipe that does not fit the task, or a folder with another run.
     """
     prepared = [train.prepare(task, recipe, train.Execution(device="cpu"), seed=seed)[0] for seed in seeds]
+    data = train.data_digests(task)
     members = [
-        _Member(seed, RunFolder(Path(folder)), train.identity(task, recipe, seed, model), look)
+        _Member(seed, RunFolder(Path(folder)), train.identity(task, recipe, seed, model, data=data), look)
         for seed, folder, model, look in zip(seeds, folders, prepared, looks, strict=True)
     ]
     _Training(task, recipe, members, prepared).run()

@@ -6,7 +6,7 @@ from largebatch.train._check import prepare
 from largebatch.train._divergence import ADVICE, LossHistory, trivial_loss
 from largebatch.train._execution import Execution
 from largebatch.train._fit import checkpoint_interval, fit
-from largebatch.train._identity import build_model, identity
+from largebatch.train._identity import build_model, data_digests, identity
 from largebatch.train._launch import launch, leave_with_parent
 from largebatch.train._log import RunLog
 from largebatch.train._preview import Preview, preview
@@ -33,6 +33,7 @@ __all__ = [
     "build_optimizer",
     "build_scheduler",
     "checkpoint_interval",
+    "data_digests",
     "fit",
     "identity",
     "launch",

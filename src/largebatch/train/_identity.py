@@ -2,6 +2,7 @@
 
 import hashlib
 import inspect
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 
 import torch
@@ -12,7 +13,7 @@ from largebatch.core import Data, Loader, Task, data_size, derive
 from largebatch.recipe import Recipe
 from largebatch.results import run_digest
 
-__all__ = ["build_model", "identity"]
+__all__ = ["build_model", "data_digests", "identity"]
 
 HASHED_BYTES = 1 << 24  # a piece of a tensor
 PROBED_ITEMS = 64  # of a data set on disk: hashing all of ImageNet would take longer than many runs
@@ -31,8 +32,20 @@ def build_model(task: Task, seed: int) -> nn.Module:
     return model
 
 
-def identity(task: Task, recipe: Recipe, seed: int, model: nn.Module) -> str:
-    """Digest of the task's source, data, initial weights, recipe, seed and the package's version."""
+def data_digests(task: Task) -> dict[str, str | None]:
+    """Of each split; None where the task has none."""
+    splits = {"train": task.train, "test": task.test, "validation": task.validation}
+    return {name: None if data is None else _data_digest(data) for name, data in splits.items()}
+
+
+def identity(
+    task: Task, recipe: Recipe, seed: int, model: nn.Module, *, data: Mapping[str, str | None] | None = None
+) -> str:
+    """Digest of the task's source, data, initial weights, recipe, seed and the package's version.
+
+    Args:
+        data: what `data_digests` found, where many runs have the same task.
+    """
     weights = hashlib.blake2b(digest_size=16)
     for name, tensor in model.state_dict().items():
         weights.update(name.encode())
@@ -42,9 +55,7 @@ def identity(task: Task, recipe: Recipe, seed: int, model: nn.Module) -> str:
         task=task.name,
         source=task.source or _source_of(task),
         layers=_layers_of(model),
-        train=_data_digest(task.train),
-        test=_data_digest(task.test),
-        validation=None if task.validation is None else _data_digest(task.validation),
+        **(data_digests(task) if data is None else data),
         weights=weights.hexdigest(),
         recipe=recipe_fields,
         seed=seed,
