@@ -1,100 +1,66 @@
-"""What measuring the noise scale costs a training: F1 on Fashion-MNIST, batch 256 and 2048, looking on and off in turns.
+"""What measuring the noise scale costs a training: F1 on Fashion-MNIST, batch 256 and 2048, with and without.
 
-In one training blocks of updates with the observer alternate with blocks without, so that each pair of blocks ran one after
-the other. The observer finds its cadence first, from what looks cost, and a block is about as long as that. A single update
-scatters by a tenth and one in an epoch is followed by an evaluation, so of a block the plain updates and the measured ones
-each count as often as they came, times their median. Time is this process's own, of one thread. Beside it the common
-way, splitting every step.
+Two trainings of one recipe and seed take turns, update by update: one measures, the other does not. Whatever else they do
+(an evaluation at the end of an epoch) both do at the same updates, and what the machine does to one update it does to
+its twin some milliseconds later; blocks of updates one after the other scatter by 5 to 8 %. A pair is a block of as many
+updates as lie between two looks, with one look in it; its ratio is that of the sums. How often it looks, `NoiseScale`
+has found before by itself, from what looks cost. Time is the thread's own, and there is one thread each. Beside it the
+common way, splitting every step.
 
-    python benchmarks/probe_overhead.py --pairs 20   # six minutes
+    python benchmarks/probe_overhead.py --pairs 40   # a quarter of an hour
     python benchmarks/probe_overhead.py --pairs 3    # quicker, and coarser
 """
 
 import argparse
 import statistics
+import threading
 import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, final
 
 import torch
 from pairing import machine, tell
 
 from largebatch import tasks, train
-from largebatch.core import EpochView, Request, View
+from largebatch.core import EpochView, Observer, Request, View
 from largebatch.noise import NoiseScale
 from largebatch.results import Cell, Column, Table
 
 TASK = "fashion-mnist/f1"
 BATCHES = (256, 2048)
 SHORTEST = 10  # updates in a block
+WAIT_SECONDS = 60.0
 
 
 class _EnoughError(Exception):
-    """All pairs are timed."""
+    """All is timed."""
 
 
 @final
-class Alternating:
-    """An observer that is on in one block of updates and off in the next.
+class Hooked:
+    """An observer that is `noise`, or none, and does something before each update.
 
     Args:
-        noise: what is looked with.
-        block: updates in a block; None: as long as the cadence that `noise` finds, or `SHORTEST`.
-        pairs: of blocks.
+        before: is told the number of the update, 0 first.
     """
 
-    name = "alternating"
+    name = "hooked"
 
-    def __init__(self, noise: NoiseScale, block: int | None, pairs: int):
-        self._noise, self._pairs = noise, pairs
-        self.block = block
-        self.on: list[float] = []
-        self.off: list[float] = []
-        self._first = 0
-        self._begun = 0.0
-        self._plain: list[float] = []  # seconds of this block's updates
-        self._looked: list[float] = []
-        self._looks = False  # at the update that runs now
+    def __init__(self, noise: NoiseScale | None, before: Callable[[int], None]):
+        self._noise, self._before = noise, before
 
     def wants(self, update: int) -> Request | None:
-        if self.block is None:
-            wanted = self._noise.wants(update)
-            if self._noise.every is not None:
-                self.block, self._first = max(self._noise.every, SHORTEST), update + 3
-            return wanted
-        place = update - self._first
-        now, begun = time.process_time(), self._begun
-        self._begun = now
-        if place < 0:
-            return None
-        if place:
-            (self._looked if self._looks else self._plain).append(now - begun)
-        turn, within = divmod(place, self.block)
-        if within == 0:
-            self._end(turn)
-        is_on = turn % 2 != self._is_late(turn)
-        self._looks = is_on and within % (self._noise.every or 1) == 0
-        return Request(parts=4) if self._looks else None
-
-    @staticmethod
-    def _is_late(turn: int) -> int:
-        """Every other pair in reverse order: on off, off on."""
-        return 1 - turn // 2 % 2
-
-    def _end(self, turn: int) -> None:
-        if turn:
-            before = turn - 1
-            # Medians, as one update in an epoch is followed by an evaluation.
-            seconds = sum(statistics.median(kind) * len(kind) for kind in (self._plain, self._looked) if kind)
-            (self.off if before % 2 == self._is_late(before) else self.on).append(seconds)
-        self._plain, self._looked = [], []
-        if len(self.on) == len(self.off) == self._pairs:
-            raise _EnoughError
+        self._before(update)
+        return None if self._noise is None else self._noise.wants(update)
 
     def see(self, view: View) -> None:
-        self._noise.see(view)
+        if self._noise is not None:
+            self._noise.see(view)
 
     def see_epoch(self, view: EpochView) -> None:
-        self._noise.see_epoch(view)
+        if self._noise is not None:
+            self._noise.see_epoch(view)
 
     def state_dict(self) -> dict[str, Any]:
         return {}
@@ -103,17 +69,72 @@ class Alternating:
         """Nothing is kept."""
 
 
-def timed(batch: int, noise: NoiseScale, block: int | None, pairs: int) -> Alternating:
-    """One training, until all pairs are timed."""
+@final
+class Turns:
+    """Two threads that take turns at each update, and how long each update took.
+
+    Args:
+        updates: that each is to time.
+    """
+
+    def __init__(self, updates: int):
+        self._updates = updates
+        self._mine = threading.Semaphore(1), threading.Semaphore(0)
+        self._begun = [0.0, 0.0]
+        self.seconds: tuple[list[float], list[float]] = [], []
+
+    def before(self, who: int) -> Callable[[int], None]:
+        """What to call before each update of one of them."""
+
+        def take(update: int) -> None:
+            if update:
+                self.seconds[who].append(time.thread_time() - self._begun[who])
+                self._mine[1 - who].release()
+            if update == self._updates:
+                raise _EnoughError
+            if not self._mine[who].acquire(timeout=WAIT_SECONDS):
+                raise RuntimeError("the other training has ended")
+            self._begun[who] = time.thread_time()
+
+        return take
+
+
+def trained(batch: int, observer: Observer) -> None:
+    """Train until the observer has enough."""
+    torch.set_num_threads(1)  # each thread has a count of its own
     task = tasks.find(TASK)
     assert task.recipe is not None
     recipe = task.recipe.at(batch).replace(duration="1000ep")
-    watch = Alternating(noise, block, pairs)
     try:
-        train.fit(task, recipe, observers=[watch], checkpoint_every="1e18samples", log_every=1 << 30, progress=False)
+        train.fit(task, recipe, observers=[observer], checkpoint_every="1e18samples", log_every=1 << 30, progress=False)
     except _EnoughError:
-        return watch
+        return
     raise RuntimeError("the training ended before the blocks did")
+
+
+def cadence(batch: int) -> int:
+    """How many updates `NoiseScale` lets pass from look to look."""
+    noise = NoiseScale()
+
+    def stop(update: int) -> None:
+        if noise.every is not None:
+            raise _EnoughError
+
+    trained(batch, Hooked(noise, stop))
+    assert noise.every is not None
+    return noise.every
+
+
+def ratios(batch: int, every: int, pairs: int) -> list[float]:
+    """Seconds of each block with looks ÷ without; the first block warms up and does not count."""
+    block = max(every, SHORTEST)
+    turns = Turns(updates=(pairs + 1) * block)
+    noises = NoiseScale(every=every), None
+    with ThreadPoolExecutor(2) as threads:
+        list(threads.map(lambda who: trained(batch, Hooked(noises[who], turns.before(who))), (0, 1)))
+    starts = range(block, (pairs + 1) * block, block)
+    on, off = ([sum(seconds[start : start + block]) for start in starts] for seconds in turns.seconds)
+    return [a / b for a, b in zip(on, off, strict=True)]
 
 
 def main() -> None:
@@ -124,17 +145,15 @@ def main() -> None:
     torch.set_num_threads(1)
     rows: list[list[Cell]] = []
     for batch in BATCHES:
-        for name, noise, block in (
-            ("NoiseScale()", NoiseScale(), None),
-            ("every step in four parts", NoiseScale(every=1), SHORTEST),
-        ):
-            found = timed(batch, noise, block, pairs)
-            ratios = [on / off for on, off in zip(found.on, found.off, strict=True)]
-            middle, low, high = statistics.median(ratios), min(ratios), max(ratios)
-            rows.append([name, batch, noise.every, found.block, len(ratios), middle, low, high])
-            tell(f"{name}, batch {batch}: {middle:.4f} ({low:.4f}-{high:.4f})")
+        for name, every in (("NoiseScale()", cadence(batch)), ("every step in four parts", 1)):
+            found = ratios(batch, every, pairs)
+            middle, low, high = statistics.median(found), min(found), max(found)
+            error = statistics.stdev(found) / len(found) ** 0.5
+            rows.append([name, batch, every, max(every, SHORTEST), pairs, middle, low, high, error])
+            tell(f"{name}, batch {batch}: {middle:.4f} ({low:.4f}-{high:.4f}), the mean ± {error:.4f}")
     columns = ["what", Column("batch"), Column("looks at one update in"), Column("updates in a block"), Column("pairs"),
-               Column("on ÷ off", format=".4f"), Column("least", format=".4f"), Column("most", format=".4f")]  # fmt: skip
+               Column("on ÷ off, median", format=".4f"), Column("least", format=".4f"), Column("most", format=".4f"),
+               Column("standard error of the mean", format=".4f")]  # fmt: skip
     print(Table(columns, rows).markdown())
     print(f"\n{machine()}")
 
