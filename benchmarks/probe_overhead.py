@@ -1,17 +1,20 @@
 """What measuring the noise scale costs a training: F1 on Fashion-MNIST, batch 256 and 2048, with and without.
 
-Two trainings of one recipe and seed take turns, update by update: one measures, the other does not. Whatever else they do
-(an evaluation at the end of an epoch) both do at the same updates, and what the machine does to one update it does to
-its twin some milliseconds later; blocks of updates one after the other scatter by 5 to 8 %. A pair is a block of as many
-updates as lie between two looks, with one look in it; its ratio is that of the sums. How often it looks, `NoiseScale`
-has found before by itself, from what looks cost. Time is the thread's own, and there is one thread each. Beside it the
-common way, splitting every step.
+Two trainings of one recipe take turns, update by update: one measures, the other does not. Whatever else they do (an
+evaluation at the end of an epoch) both do at the same updates, and what the machine does to one update it does to its
+twin some milliseconds later; blocks of updates one after the other scatter by 5 to 8 %. A block is as many updates as
+lie between two looks, with one look in it (or a few, so that there are ten). Where its memory lies makes one training a
+percent faster than the other, so they change parts after each block: a pair is two blocks, and its ratio √(a₀/b₁ · a₁/b₀) of
+seconds with looks, a, and without, b, of the two trainings. How often it looks, `NoiseScale` has found before by itself,
+from what looks cost. Time is the thread's own, and there is one thread each. Beside it the common way, splitting
+every step.
 
-    python benchmarks/probe_overhead.py --pairs 40   # a quarter of an hour
+    python benchmarks/probe_overhead.py --pairs 20   # a quarter of an hour
     python benchmarks/probe_overhead.py --pairs 3    # quicker, and coarser
 """
 
 import argparse
+import math
 import statistics
 import threading
 import time
@@ -39,28 +42,25 @@ class _EnoughError(Exception):
 
 @final
 class Hooked:
-    """An observer that is `noise`, or none, and does something before each update.
+    """An observer that is `noise` at some updates and nothing at the others.
 
     Args:
-        before: is told the number of the update, 0 first.
+        before: is told the number of the update, 0 first, and says whether to measure.
     """
 
     name = "hooked"
 
-    def __init__(self, noise: NoiseScale | None, before: Callable[[int], None]):
+    def __init__(self, noise: NoiseScale, before: Callable[[int], bool]):
         self._noise, self._before = noise, before
 
     def wants(self, update: int) -> Request | None:
-        self._before(update)
-        return None if self._noise is None else self._noise.wants(update)
+        return self._noise.wants(update) if self._before(update) else None
 
     def see(self, view: View) -> None:
-        if self._noise is not None:
-            self._noise.see(view)
+        self._noise.see(view)
 
     def see_epoch(self, view: EpochView) -> None:
-        if self._noise is not None:
-            self._noise.see_epoch(view)
+        self._noise.see_epoch(view)
 
     def state_dict(self) -> dict[str, Any]:
         return {}
@@ -74,19 +74,20 @@ class Turns:
     """Two threads that take turns at each update, and how long each update took.
 
     Args:
-        updates: that each is to time.
+        block: updates; 0 measures in the first of two blocks, 1 in the second.
+        blocks: that each is to time.
     """
 
-    def __init__(self, updates: int):
-        self._updates = updates
+    def __init__(self, block: int, blocks: int):
+        self._block, self._updates = block, block * blocks
         self._mine = threading.Semaphore(1), threading.Semaphore(0)
         self._begun = [0.0, 0.0]
         self.seconds: tuple[list[float], list[float]] = [], []
 
-    def before(self, who: int) -> Callable[[int], None]:
+    def before(self, who: int) -> Callable[[int], bool]:
         """What to call before each update of one of them."""
 
-        def take(update: int) -> None:
+        def take(update: int) -> bool:
             if update:
                 self.seconds[who].append(time.thread_time() - self._begun[who])
                 self._mine[1 - who].release()
@@ -95,8 +96,14 @@ class Turns:
             if not self._mine[who].acquire(timeout=WAIT_SECONDS):
                 raise RuntimeError("the other training has ended")
             self._begun[who] = time.thread_time()
+            return update // self._block % 2 == who
 
         return take
+
+    def sums(self, who: int) -> list[float]:
+        """Seconds of each block of one of them."""
+        seconds = self.seconds[who]
+        return [sum(seconds[start : start + self._block]) for start in range(0, len(seconds), self._block)]
 
 
 def trained(batch: int, observer: Observer) -> None:
@@ -116,25 +123,30 @@ def cadence(batch: int) -> int:
     """How many updates `NoiseScale` lets pass from look to look."""
     noise = NoiseScale()
 
-    def stop(update: int) -> None:
+    def stop(update: int) -> bool:
         if noise.every is not None:
             raise _EnoughError
+        return True
 
     trained(batch, Hooked(noise, stop))
     assert noise.every is not None
     return noise.every
 
 
+def block_of(every: int) -> int:
+    """Updates in a block: as many looks in each."""
+    return every * -(-SHORTEST // every)
+
+
 def ratios(batch: int, every: int, pairs: int) -> list[float]:
-    """Seconds of each block with looks ÷ without; the first block warms up and does not count."""
-    block = max(every, SHORTEST)
-    turns = Turns(updates=(pairs + 1) * block)
-    noises = NoiseScale(every=every), None
+    """Seconds with looks ÷ without, of each pair of blocks; the first pair warms up and does not count."""
+    turns = Turns(block_of(every), blocks=2 * (pairs + 1))
     with ThreadPoolExecutor(2) as threads:
-        list(threads.map(lambda who: trained(batch, Hooked(noises[who], turns.before(who))), (0, 1)))
-    starts = range(block, (pairs + 1) * block, block)
-    on, off = ([sum(seconds[start : start + block]) for start in starts] for seconds in turns.seconds)
-    return [a / b for a, b in zip(on, off, strict=True)]
+        both = [threads.submit(trained, batch, Hooked(NoiseScale(every=every), turns.before(who))) for who in (0, 1)]
+    if errors := [error for future in both if isinstance(error := future.exception(), Exception)]:
+        raise ExceptionGroup("a training ended early", errors)
+    first, second = turns.sums(0), turns.sums(1)
+    return [math.sqrt(first[i] / second[i] * second[i + 1] / first[i + 1]) for i in range(2, 2 * (pairs + 1), 2)]
 
 
 def main() -> None:
@@ -142,6 +154,8 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--pairs", type=int, default=8)
     pairs = parser.parse_args().pairs
+    if pairs < 2:
+        parser.error(f"--pairs: expected at least 2, got {pairs}: one has no standard error")
     torch.set_num_threads(1)
     rows: list[list[Cell]] = []
     for batch in BATCHES:
@@ -149,7 +163,7 @@ def main() -> None:
             found = ratios(batch, every, pairs)
             middle, low, high = statistics.median(found), min(found), max(found)
             error = statistics.stdev(found) / len(found) ** 0.5
-            rows.append([name, batch, every, max(every, SHORTEST), pairs, middle, low, high, error])
+            rows.append([name, batch, every, block_of(every), pairs, middle, low, high, error])
             tell(f"{name}, batch {batch}: {middle:.4f} ({low:.4f}-{high:.4f}), the mean ± {error:.4f}")
     columns = ["what", Column("batch"), Column("looks at one update in"), Column("updates in a block"), Column("pairs"),
                Column("on ÷ off, median", format=".4f"), Column("least", format=".4f"), Column("most", format=".4f"),

@@ -51,13 +51,15 @@ def rows(folder):
 
 
 @pytest.mark.parametrize(
-    ("optimizer", "ghost", "batch"), [("sgd", 8, 64), ("sgd", None, 64), ("adam", 8, 100), ("adamw", None, 64)]
+    ("optimizer", "ghost", "batch", "momentum"),
+    [("sgd", 8, 64, 0.9), ("sgd", None, 64, 0.0), ("adam", 8, 100, 0.9), ("adamw", None, 64, 0.9)],
 )
-def test_a_stacked_run_is_the_run_of_fit(tmp_path, optimizer, ghost, batch):
+def test_a_stacked_run_is_the_run_of_fit(tmp_path, optimizer, ghost, batch, momentum):
     """203 samples in ghosts of 8: batches of 64 leave one of 11, batches of 100 one of 3, itself a ghost."""
     task = small_tasks.task(model=two_layers)
     recipe = small_tasks.recipe(
         batch, optimizer=optimizer, lr=0.1 if optimizer == "sgd" else 0.03, ghost_batch_size=ghost, duration="100steps",
+        momentum=momentum, nesterov=momentum > 0 and optimizer == "sgd", decay_norm_and_bias=ghost is None,
         warmup="gradual(2ep,start_lr=0.02)",
     )  # fmt: skip
     folders = stacked(task, recipe, (3, 7), tmp_path)

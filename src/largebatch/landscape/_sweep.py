@@ -70,14 +70,16 @@ def sweep(
     """Inside, evaluate the risks at points of the span of `vectors`; on leaving the model is what it was, to the bit.
 
     Args:
-        risks: on one model; the first is the training risk.
+        risks: on one model and of one batch-norm mode, "running" or "batch"; the first is the training risk.
         vectors: (P,) each.
         reestimated: take the running statistics anew at each point over the data of the first risk, for all of them.
     """
     first = risks[0]
     weights = [p.detach() for p in first.parameters]  # the same memory, without a graph
     parts = [unflatten(vector, weights) for vector in vectors]
-    with ExitStack() as measuring, first.displaced(), spare_statistics(first.model):
+    assert {risk.batch_norm for risk in risks} in ({"running"}, {"batch"})
+    devices = [torch.cuda.current_device()] if first.device.type == "cuda" else []
+    with first.displaced(), spare_statistics(first.model), ExitStack() as measuring:
         for risk in risks:  # examined at the model's own weights: elsewhere a loss may be NaN, and is kept
             measuring.enter_context(risk.measuring())
 
@@ -85,7 +87,8 @@ def sweep(
             combine(weights, parts, coefficients)
             if reestimated:
                 first.reestimate()
-            return np.stack([_row(risk, metrics) for risk in risks])
+            with torch.random.fork_rng(devices=devices):  # whatever a metric draws, it draws the same at every point
+                return np.stack([_row(risk, metrics) for risk in risks])
 
         yield evaluate
 

@@ -81,13 +81,13 @@ def plan_runs(study: Study, out: Path, runs: Path | None = None, *, threads: int
     for cell in study.cells:
         subject = study.subject_of(cell).located()
         task = subject.load()
-        if subject not in data:
-            data[subject] = train.data_digests(task)
         for seed in study.seeds:
             try:
                 model, _ = train.prepare(task, cell.recipe, train.Execution(), seed=seed)
             except ValueError as error:
                 raise ValueError(f"cell {cell.name!r}: {error}") from error
+            if subject not in data:
+                data[subject] = train.data_digests(task)
             digest = train.identity(task, cell.recipe, seed, model, data=data[subject])
             job = RunJob(subject, cell.recipe, seed, str(where / digest), study.measures, cell.measures, threads)
             planned.append(PlannedRun(cell, seed, digest, job))

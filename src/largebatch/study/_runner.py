@@ -10,7 +10,7 @@ import math
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, Future, wait
+from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, Future, ThreadPoolExecutor, wait
 from dataclasses import replace
 from pathlib import Path
 from typing import final
@@ -28,8 +28,10 @@ from largebatch.study._work import RunJob, StackJob, is_done, perform
 __all__ = ["run_study"]
 
 ALONE_FROM, MOST_DEATHS = 2, 3
-REWRITE_SECONDS = 2.0
-REWRITE_SHARE = 0.05  # of the time, at most: the workers need the cores, and a large study has many rows to read
+REWRITE_SECONDS, LONGEST_SECONDS = 2.0, 30.0
+REWRITE_SHARE = (
+    0.05  # of the time: the workers need the cores, and a large study has many rows to read
+)
 
 
 def run_study(
@@ -88,9 +90,11 @@ class _Running:
             executor = self._all(jobs, perform, executor, pool, workers)
             pictures = [job for job in self._plan.pictures() if read_picture(job) is None]
             executor = self._all(pictures, draw, executor, pool, workers)
-        if pool is not None and executor is not None:
-            executor.shutdown(wait=False)  # all is done; workers take half a second to leave
-        return self._write(force=True)
+        if pool is None or executor is None:
+            return self._write(force=True)
+        with ThreadPoolExecutor(1) as beside:  # workers take half a second to leave
+            beside.submit(executor.shutdown)
+            return self._write(force=True)
 
     def _all(
         self, jobs: Sequence[Job], work: Callable[..., str], executor: Executor | None, pool: Pool | None, workers: int
@@ -173,7 +177,7 @@ class _Running:
         self._folder.write("result.json", self._last.to_json())
         self._table.show(self._last)
         ended = time.monotonic()
-        self._next_write = ended + max(REWRITE_SECONDS, (ended - begun) / REWRITE_SHARE)
+        self._next_write = ended + min(max(REWRITE_SECONDS, (ended - begun) / REWRITE_SHARE), LONGEST_SECONDS)
         return self._last
 
 

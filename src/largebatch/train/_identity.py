@@ -50,12 +50,15 @@ def identity(
     for name, tensor in model.state_dict().items():
         weights.update(name.encode())
         _add_tensor(weights, tensor)
+    splits = data_digests(task) if data is None else data
     recipe_fields = recipe.to_json(with_changes=False)
     return run_digest(
         task=task.name,
         source=task.source or _source_of(task),
         layers=_layers_of(model),
-        **(data_digests(task) if data is None else data),
+        train=splits["train"],
+        test=splits["test"],
+        validation=splits["validation"],
         weights=weights.hexdigest(),
         recipe=recipe_fields,
         seed=seed,
