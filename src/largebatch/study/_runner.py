@@ -29,9 +29,7 @@ __all__ = ["run_study"]
 
 ALONE_FROM, MOST_DEATHS = 2, 3
 REWRITE_SECONDS, LONGEST_SECONDS = 2.0, 30.0
-REWRITE_SHARE = (
-    0.05  # of the time: the workers need the cores, and a large study has many rows to read
-)
+REWRITE_SHARE = 0.05  # of the time: the workers need the cores, and a large study has many rows to read
 
 
 def run_study(
