@@ -1,47 +1,58 @@
 """Forty runs on digits, 8 recipes × 5 seeds: a study, against a plain PyTorch loop that trains one after the other.
 
-All in one go on the same cores, whole runs from start to table. The plain loop has resident tensors, evaluates once an
-epoch, starts no process and writes nothing; it is timed with a thread for each core and with one thread, since networks
+Whole commands on the same cores, from the start of Python to its end. The plain loop has resident tensors, evaluates once
+an epoch, starts no process and writes nothing; it is timed with a thread for each core and with one thread, since networks
 this small gain nothing from threads, and the ratio that counts is to the faster of the two. The study starts its workers,
 writes run folders, logs and judges.
 
-    python benchmarks/study_throughput.py [--rounds 3] [--epochs 20] [--threads 1 2]
+    python benchmarks/study_throughput.py [--rounds 3] [--threads 1 2]
+    python benchmarks/study_throughput.py --plain 1                        # one plain loop, with so many threads
+    largebatch study benchmarks/study_throughput.py:forty --out studies/forty --no-report
 """
 
 import argparse
+import json
 import os
-import shutil
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from statistics import fmean, median
 
 import torch
 from torch.nn.functional import cross_entropy
 
-from largebatch import tasks, train
+from largebatch import tasks
+from largebatch.comparison import Cell, Measures, Study, Subject
+from largebatch.optimizers import build_optimizer, build_scheduler
 from largebatch.recipe import Recipe
-from largebatch.study import Cell, Measures, Study, Subject, run_study
 
 TASK = "digits/mlp"
 SEEDS = (0, 1, 2, 3, 4)
+EPOCHS = 20
 NOTHING = Measures(look_epochs=(), look_shares=(1.0,), curvature_epochs=(), curvature_shares=(), look_samples=1)
 
 
-def recipes(epochs: int) -> dict[str, Recipe]:
+def recipes() -> dict[str, Recipe]:
     """Eight, plain batch norm throughout."""
-    sgd = Recipe(16, lr=0.05, duration=f"{epochs}ep", ghost_batch_size=None)
-    adam = Recipe(16, lr=1e-3, optimizer="adam", weight_decay=0.0, duration=f"{epochs}ep", ghost_batch_size=None)
+    sgd = Recipe(16, lr=0.05, duration=f"{EPOCHS}ep", ghost_batch_size=None)
+    adam = Recipe(16, lr=1e-3, optimizer="adam", weight_decay=0.0, duration=f"{EPOCHS}ep", ghost_batch_size=None)
     found = {f"sgd {batch}": sgd.at(batch) for batch in (16, 32, 64, 128, 256, 512)}
     return found | {f"adam {batch}": adam.at(batch) for batch in (16, 256)}
 
 
-def plain(epochs: int, threads: int) -> float:
+def forty() -> Study:
+    """The study."""
+    cells = tuple(Cell(name, recipe) for name, recipe in recipes().items())
+    return Study("forty", Subject(TASK), cells, SEEDS, measures=NOTHING)
+
+
+def plain(threads: int) -> float:
     """All runs, one after the other; returns their mean test accuracy."""
     torch.set_num_threads(threads)
-    return fmean(plain_run(recipe, seed) for recipe in recipes(epochs).values() for seed in SEEDS)
+    return fmean(plain_run(recipe, seed) for recipe in recipes().values() for seed in SEEDS)
 
 
 def plain_run(recipe: Recipe, seed: int) -> float:
@@ -51,11 +62,11 @@ def plain_run(recipe: Recipe, seed: int) -> float:
     assert isinstance(task.test, tuple)
     torch.manual_seed(seed)
     model = task.model()
-    optimizer = train.build_optimizer(model, recipe)
+    optimizer = build_optimizer(model, recipe)
     assert isinstance(optimizer, torch.optim.SGD | torch.optim.Adam)
-    scheduler = train.build_scheduler(optimizer, recipe, train_size=len(task.train[1]))
+    scheduler = build_scheduler(optimizer, recipe, train_size=len(task.train[1]))
     accuracy = 0.0
-    for _ in range(int(recipe.duration.value)):
+    for _ in range(EPOCHS):
         model.train()
         for chosen in torch.randperm(len(task.train[1])).split(recipe.global_batch_size):
             optimizer.zero_grad()
@@ -68,17 +79,21 @@ def plain_run(recipe: Recipe, seed: int) -> float:
     return accuracy
 
 
-def ours(epochs: int, workers: int) -> float:
-    """The study; returns the mean test accuracy over all runs."""
-    cells = tuple(Cell(name, recipe) for name, recipe in recipes(epochs).items())
-    folder = Path(tempfile.mkdtemp())
-    try:
-        found = run_study(
-            Study("throughput", Subject(TASK), cells, SEEDS, measures=NOTHING), folder, workers=workers, progress=False
-        )
-    finally:
-        shutil.rmtree(folder)
-    return fmean(row.metrics["test_accuracy"] for row in found.runs)
+def plain_command(threads: int) -> float:
+    """A Python of its own; returns the mean test accuracy."""
+    return float(_output([sys.executable, __file__, "--plain", str(threads)]))
+
+
+def study_command(workers: int) -> float:
+    """A Python of its own; returns the mean test accuracy over all runs."""
+    with tempfile.TemporaryDirectory() as folder:
+        words = ["study", f"{__file__}:forty", "--out", folder, "--workers", str(workers), "--no-report", "--json"]
+        found = json.loads(_output([sys.executable, "-m", "largebatch", *words]))
+    return fmean(row["metrics"]["test_accuracy"] for row in found["runs"])
+
+
+def _output(words: list[str]) -> str:
+    return subprocess.run(words, check=True, stdout=subprocess.PIPE, text=True).stdout
 
 
 def timed(work: Callable[[], float]) -> tuple[float, float]:
@@ -93,13 +108,16 @@ def main() -> None:
     cores = os.cpu_count() or 1
     parser = argparse.ArgumentParser(description="40 digits runs: a study against a plain loop.")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--epochs", type=int, default=20)
     parser.add_argument(
         "--threads", type=int, nargs="+", default=[1, cores], help="of the plain loop, each a contender"
     )
+    parser.add_argument("--plain", type=int, metavar="THREADS", help="run the plain loop once, print its accuracy")
     arguments = parser.parse_args()
-    contenders = {f"plain, {n} thread(s)": partial(plain, arguments.epochs, n) for n in arguments.threads}
-    contenders["study"] = partial(ours, arguments.epochs, cores)
+    if arguments.plain:
+        print(plain(arguments.plain))
+        return
+    contenders = {f"plain, {n} thread(s)": partial(plain_command, n) for n in arguments.threads}
+    contenders["study"] = partial(study_command, cores)
     ratios: dict[str, list[float]] = {name: [] for name in contenders if name != "study"}
     for number in range(arguments.rounds):
         turn = number % len(contenders)
@@ -113,7 +131,7 @@ def main() -> None:
         print(f"round {number}: {told}", flush=True)
     for name, rounds in ratios.items():
         print(f"study against {name}: {median(rounds):.2f} × as fast ({min(rounds):.2f}–{max(rounds):.2f})")
-    print(f"{len(recipes(1)) * len(SEEDS)} runs of {arguments.epochs} epochs, {cores} cores, torch {torch.__version__}")
+    print(f"{len(recipes()) * len(SEEDS)} runs of {EPOCHS} epochs, {cores} cores, torch {torch.__version__}")
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "src" / "largebatch"
 FLOORS = {
-    "recipe": 0, "results": 0,
+    "recipe": 0, "results": 0, "processes": 0,
     "core": 1, "target": 1, "culprits": 1,
     "curvature": 2, "noise": 2, "tasks": 2, "replay": 2, "landscape": 2, "optimizers": 2,
     "sharpness": 3, "recording": 3,
@@ -77,6 +77,7 @@ def test_a_leak_upwards_would_be_noticed(tmp_path):
         "largebatch.results",
         "largebatch.target",
         "largebatch.culprits",
+        "largebatch.processes",
         "largebatch.plan",
         "largebatch.cli",
     ],

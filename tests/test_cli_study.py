@@ -37,7 +37,7 @@ def here(tmp_path, monkeypatch):
 @pytest.fixture
 def no_processes(monkeypatch):
     """Workers are threads: what is tested is what the command says. test_runner.py starts it with real ones."""
-    monkeypatch.setattr("largebatch.study._runner.local_pool", lambda workers: lambda: ThreadPoolExecutor(workers))
+    monkeypatch.setattr("largebatch.study._runner.local_pool", lambda workers, _: lambda: ThreadPoolExecutor(workers))
 
 
 def fails(capsys, *words):

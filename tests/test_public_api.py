@@ -29,6 +29,7 @@ ROOMS = [
     "culprits",
     "landscape",
     "optimizers",
+    "processes",
     "recording",
     "replay",
     "sharpness",
@@ -61,6 +62,7 @@ SURFACE = {
     "culprits": "CULPRITS CheckResult Clip Epoch Evidence Finding FirstStep MicroBatch Parameter Step Update judge reduced",
     "landscape": "LinearRule Path Plane linear_rule path plane",
     "optimizers": "LAMB LARS SAM Proximal RecipeScheduler build_optimizer build_scheduler load_moments",
+    "processes": "Pool local_pool",
     "recording": "Enough Recorder lightning_watched",
     "replay": "Coordinates ExampleLoss ModelLoss Pass Reference SampleLog StepLoss begin_pass is_sharded listen "
     "reference replaced replay tensors_in unwrapped",

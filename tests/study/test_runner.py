@@ -168,7 +168,7 @@ def test_a_deadly_run_fails_alone(tmp_path, task, monkeypatch):
         pools.append(MortalPool())
         return pools[-1]
 
-    monkeypatch.setattr(runner, "local_pool", lambda workers: pool)
+    monkeypatch.setattr(runner, "local_pool", lambda *_: pool)
     fails_alone(run_study(with_killer(task), tmp_path / "a", workers=2))
     assert sum(one.dead for one in pools) == MOST_DEATHS
 
@@ -197,17 +197,17 @@ def start(tmp_path, task, *, workers=2, **environment):
     )
 
 
-def workers_of(process):
+def children_of(parent):
+    """Of the fork server, and its forks, which are the workers."""
     found = []
     for path in Path("/proc").glob("[0-9]*/stat"):
         try:
             pid, _, rest = path.read_text().partition(" ")
-            parent = int(rest.rpartition(")")[2].split()[1])
             command = Path(f"/proc/{pid}/cmdline").read_bytes()
+            if int(rest.rpartition(")")[2].split()[1]) == parent and b"forkserver" in command:
+                found.append(int(pid))
         except (OSError, IndexError, ValueError):
             continue
-        if parent == process.pid and b"spawn_main" in command:
-            found.append(int(pid))
     return found
 
 
@@ -230,13 +230,15 @@ def test_kill_9_of_study_and_workers_loses_nothing(tmp_path, task, here):
     process = start(tmp_path, task, SLOW_SECONDS="0.01")
     wait_for(lambda: len(ended(tmp_path)) >= 1, process)
     kept = ended(tmp_path)
-    workers = workers_of(process)
+    (server,) = children_of(process.pid)
+    workers = children_of(server)
+    assert len(workers) == 2
     os.kill(workers[0], signal.SIGKILL)
     wait_for(lambda: len(ended(tmp_path)) >= 2, process)
     process.kill()
     process.communicate()
     deadline = time.monotonic() + 10
-    while any(Path(f"/proc/{pid}").exists() for pid in workers):
+    while any(Path(f"/proc/{pid}").exists() for pid in (server, *workers)):
         assert time.monotonic() < deadline, "workers outlive the study"
         time.sleep(0.05)
     kept |= ended(tmp_path)

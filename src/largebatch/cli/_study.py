@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from largebatch.cli._output import print_json
+from largebatch.processes import local_pool
 
 if TYPE_CHECKING:
     from largebatch.study import Study, StudyResult
@@ -78,10 +79,12 @@ class DemoCommand:
 
 def run_study(command: StudyCommand, words: list[str]) -> int:
     """Run it, or tell its cost; `words` is the whole command, for the record. Returns the exit code."""
+    workers = command.workers or os.cpu_count() or 1
+    if not command.dry_run and command.executor is None:
+        local_pool(workers, "largebatch.study")  # gets ready while torch is imported here
     from largebatch import study
 
     design = _design(command)
-    workers = command.workers or os.cpu_count() or 1
     task = design.subject.label.replace("/", "-").replace(", ", "-").replace(" ", "-")
     folder = Path(str(command.out).replace("{name}", design.name).replace("{task}", task))
     if command.dry_run:

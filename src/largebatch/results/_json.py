@@ -39,7 +39,8 @@ def encode(value: object, place: str = "value") -> Any:
         return _number(value)
     if isinstance(value, Mapping):
         items = cast(Mapping[object, object], value).items()
-        return {str(name): encode(item, f"{place}.{name}") for name, item in items}
+        # A finite float, as most of a log is, needs no look and no name of its place.
+        return {str(k): v if type(v) is float and math.isfinite(v) else encode(v, f"{place}.{k}") for k, v in items}
     if isinstance(value, list | tuple):
         return [encode(item, f"{place}[{i}]") for i, item in enumerate(cast(list[object], value))]
     raise ValueError(f"{place}: expected plain data for JSON, got a {type(value).__name__}; convert it first")

@@ -1,26 +1,11 @@
-"""Where runs are computed: any `concurrent.futures.Executor`; by default processes of one thread each on this machine.
+"""Where else runs are computed: an executor on other machines, by its address."""
 
-One thread each, because threads of several processes fight for the cores. A worker ends with the study, however that ends.
-"""
-
-import multiprocessing
-import os
-import threading
-from collections.abc import Callable, Iterator
-from concurrent.futures import Executor, ProcessPoolExecutor
+from collections.abc import Iterator
+from concurrent.futures import Executor
 from contextlib import contextmanager
 from typing import Any
 
-__all__ = ["Pool", "local_pool", "open_executor"]
-
-Pool = Callable[[], Executor]
-"""Makes an executor, and makes another one when a killed worker has broken it."""
-
-
-def local_pool(workers: int) -> Pool:
-    """Processes on this machine."""
-    context = multiprocessing.get_context("spawn")
-    return lambda: ProcessPoolExecutor(workers, context, initializer=_begin)
+__all__ = ["open_executor"]
 
 
 @contextmanager
@@ -48,18 +33,3 @@ def open_executor(address: str) -> Iterator[Executor]:
         ) from error
     with client, client.get_executor(pure=False, retries=2) as executor:
         yield executor
-
-
-def _begin() -> None:
-    """In a worker: one thread, and an end when the study ends, even by kill -9."""
-    import torch
-
-    torch.set_num_threads(1)
-    threading.Thread(target=_leave_with_parent, daemon=True).start()
-
-
-def _leave_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)

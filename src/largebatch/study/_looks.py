@@ -74,7 +74,7 @@ class Looks:
         curvature_samples: int,
         seed: int,
     ):
-        self._updates = dict(updates)
+        self.updates = dict(updates)
         self._chunk, self._batch_size = chunk, batch_size
         self._samples, self._curvature_samples, self._seed = samples, curvature_samples, seed
         self._last: Tensor | None = None
@@ -83,7 +83,7 @@ class Looks:
 
     def wants(self, update: int) -> Request | None:
         """The risk, at the chosen updates."""
-        return Request(risk=True) if update in self._updates else None
+        return Request(risk=True) if update in self.updates else None
 
     def see(self, view: View) -> None:
         """Measure at the weights after the update; nothing where they, or their loss, have left the finite numbers."""
@@ -99,7 +99,7 @@ class Looks:
                 "step_samples": float(view.samples - self._last_samples),
             }
         self._last, self._last_samples = full, view.samples
-        if self._updates[view.update]:
+        if self.updates[view.update]:
             values |= self._curvature(risk, view.lr)
         row = {"update": view.update, "epoch": view.epoch, "samples": view.samples, "lr": view.lr}
         self.rows.append(row | {"values": {name: float(value) for name, value in values.items()}})

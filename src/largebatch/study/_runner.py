@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import final
 
 from largebatch.comparison import Study, StudyResult
+from largebatch.processes import Pool, local_pool
 from largebatch.results import RunFolder
 from largebatch.study._collect import Collector
-from largebatch.study._executors import Pool, local_pool
 from largebatch.study._live import Job, LiveTable, runs_of
 from largebatch.study._pictures import draw, read_picture
 from largebatch.study._plan import RunPlan, plan_runs
@@ -62,10 +62,10 @@ def run_study(
         raise ValueError(f"workers: expected at least 1 process, got {workers}")
     folder = RunFolder(Path(out))
     _check_folder(folder, study)
+    pool = local_pool(workers, "largebatch.study") if executor is None else None  # gets ready beside the planning
     plan = plan_runs(study, folder.path, None if runs is None else Path(runs), threads=threads)
     with folder.lock():
         folder.write("study.json", study.to_json() | {"runs": str(plan.runs), "command": command})
-        pool = local_pool(workers) if executor is None else None
         return _Running(plan, folder, Collector(plan, command), progress).run(executor, pool, workers)
 
 

@@ -185,8 +185,8 @@ class _BatchNorm:
             normal.mul_(inverse)
             self._kept.append((normal, inverse))
             outputs.append(torch.addcmul(self._bias, normal, self._weight).flatten(1, 2))
-            means.append(total.sum(dim=(1, 2)) / x.shape[1])
-            variances.append(squares.sum(dim=(1, 2)) * (size / max(size - 1, 1) / x.shape[1]))
+            means.append(_over_ghosts(total) / x.shape[1])
+            variances.append(_over_ghosts(squares) * (size / max(size - 1, 1) / x.shape[1]))
         self._mean.lerp_(_sum(means), self._momentum)
         self._var.lerp_(_sum(variances), self._momentum)
         self._count += 1
@@ -206,8 +206,8 @@ class _BatchNorm:
             size = block.shape[2]
             over_ghost = block.sum(dim=2, keepdim=True)
             along = (block * normal).sum(dim=2, keepdim=True)
-            bias_grads.append(over_ghost.sum(dim=(1, 2)))
-            weight_grads.append(along.sum(dim=(1, 2)))
+            bias_grads.append(_over_ghosts(over_ghost))
+            weight_grads.append(_over_ghosts(along))
             rest = torch.addcmul(block - over_ghost / size, normal, along, value=-1 / size)
             found.append(rest.mul_(self._weight * inverse).flatten(1, 2))
         self._bias_grad.copy_(_sum(bias_grads))
@@ -228,6 +228,11 @@ def _division(samples: int, ghost_batch_size: int | None) -> tuple[int, int, int
     sizes = ghost_sizes(samples, ghost_batch_size)
     equal = sizes.count(sizes[0])
     return equal, sizes[0], 0 if equal == len(sizes) else sizes[-1]
+
+
+def _over_ghosts(x: Tensor) -> Tensor:
+    """(S, ghosts, 1, C) → (S, C)."""
+    return x.flatten(1) if x.shape[1] == 1 else x.sum(dim=(1, 2))
 
 
 def _sum(parts: list[Tensor]) -> Tensor:

@@ -115,6 +115,7 @@ class _Training:
         self.train = (task.train[0].to(dtype), task.train[1])
         self.start = torch.cat([self.stack.weights, self.stack.others.view(self.stack.size, -1)], dim=1)
         self.trivial = train.trivial_loss(task)
+        self.looked_at = {update for member in members for update in member.looks.updates}
         self.log_every = max(1, self.timeline.updates_per_epoch // LOOKS_PER_EPOCH)
         self.losses: list[Tensor] = []  # (S,) of each update of this epoch
         self.hits = torch.zeros(self.stack.size, dtype=torch.int64)
@@ -190,6 +191,8 @@ class _Training:
         self.last_row = step.update + 1
 
     def _look(self, step: _Step) -> None:
+        if step.update not in self.looked_at:
+            return
         for number, member in enumerate(self.members):
             if member.result is None and member.looks.wants(step.update) is not None:
                 risk = Risk(self._model(number), self.task.loss, self.task.train)

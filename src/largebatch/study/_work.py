@@ -84,13 +84,16 @@ def _perform(job: RunJob) -> str:
     """Train, unless it has ended, and measure what is missing."""
     task = job.subject.load()
     folder = RunFolder(Path(job.folder))
+    ended = folder.read("result.json")
+    if ended is not None:
+        measure(task, job, folder, _kept_looks(folder))
+        return ended["status"]
     looks = looks_of(task, job.recipe, job.plan)
     run = train.fit(
         task, job.recipe, seed=job.seed, out=job.folder, observers=[looks], checkpoint_every=CHECKPOINTS, progress=False
     )
-    if run.status == "stopped":
-        return run.status
-    measure(task, job, folder, looks.rows or _kept_looks(folder))
+    if run.status != "stopped":
+        measure(task, job, folder, looks.rows)
     return run.status
 
 
