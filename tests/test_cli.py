@@ -312,3 +312,11 @@ def test_a_run_of_two_workers_that_is_ended_leaves_nothing_behind_and_is_continu
     assert json.loads(done.stdout)["updates"] == 20 * 16
     log = [json.loads(line) for line in (here / "x" / "log.jsonl").read_text().splitlines()]
     assert [row["epoch"] for row in log if row["kind"] == "epoch"] == list(range(20))
+
+
+@pytest.mark.parametrize("words", [["--help"], ["train", "--help"], ["tasks"]])
+def test_a_reader_that_leaves_early_is_no_error(words):
+    command = [sys.executable, "-m", "largebatch", *words]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        process.stdout.close()
+        assert (process.stderr.read(), process.wait()) == ("", 141)

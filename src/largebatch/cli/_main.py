@@ -1,7 +1,7 @@
 """The command line: a verb is a question. Results go to stdout, progress and remarks to stderr.
 
 Exit codes: 0 done, 1 the answer is negative (a run diverged), 2 the input is wrong, 130 or 143 stopped by Ctrl-C or SIGTERM
-after a checkpoint.
+after a checkpoint, 141 whoever read the output has gone, as `head` does.
 """
 
 import os
@@ -59,7 +59,16 @@ class Verb(NamedTuple):
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
-    words = sys.argv[1:] if arguments is None else arguments
+    try:
+        code = _main(sys.argv[1:] if arguments is None else arguments)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is still in the buffer
+        return 141
+    return code
+
+
+def _main(words: list[str]) -> int:
     verb, rest = (words[0], words[1:]) if words else ("--help", [])
     if verb in ("--help", "-h", "help"):
         print(HELP, end="")
@@ -102,6 +111,8 @@ def _run(verb: Verb, name: str, rest: list[str]) -> int:
         return verb.action(command)
     except KeyboardInterrupt:
         return 130
+    except BrokenPipeError:
+        raise
     except (ValueError, TypeError, OSError, ModuleNotFoundError, RuntimeError) as error:
         if not _is_ours(error) or os.environ.get("LARGEBATCH_TRACEBACK"):
             raise
