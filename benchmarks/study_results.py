@@ -5,6 +5,7 @@ python benchmarks/study_results.py open-question studies/open-question-digits-ml
 
 import argparse
 import re
+import textwrap
 from itertools import pairwise
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from largebatch.results import Column, Table
 from largebatch.study import StudyResult, read_study
 
 RESULTS = Path("docs/results")
+COLUMNS = 125  # of text; tables and pictures are one line each
 
 
 def page(name: str, folders: list[Path], before: str) -> str:
@@ -54,7 +56,15 @@ def section(name: str, number: int, study: StudyResult) -> str:
         f"{row.cell}, seed {row.seed}: {row.status}, {row.reason.split(';')[0]}" for row in study.runs if row.reason
     ]
     parts += ["Runs that did not end well:", *(f"* {text}" for text in lost)] if lost else []
-    return joined(parts)
+    return joined([wrapped(part) for part in parts])
+
+
+def wrapped(part: str) -> str:
+    """A paragraph or an item of a list in lines; what Markdown wants in one line as it is."""
+    if part.startswith(("|", "!", "#", "    ")):
+        return part
+    indent = "  " if part.startswith("* ") else ""
+    return textwrap.fill(part, COLUMNS, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
 
 
 def joined(parts: list[str]) -> str:
