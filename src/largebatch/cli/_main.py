@@ -4,6 +4,7 @@ Exit codes: 0 done, 1 the answer is negative (a run diverged), 2 the input is wr
 after a checkpoint, 141 whoever read the output has gone, as `head` does.
 """
 
+import gc
 import os
 import sys
 import sysconfig
@@ -65,6 +66,8 @@ def main(arguments: list[str] | None = None) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is still in the buffer
         return 141
+    if arguments is None:
+        gc.freeze()  # the process ends: without this it collects all that torch made, for half a second
     return code
 
 
