@@ -320,3 +320,15 @@ def test_a_reader_that_leaves_early_is_no_error(words):
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         process.stdout.close()
         assert (process.stderr.read(), process.wait()) == ("", 141)
+
+
+def test_a_broken_pipe_of_the_users_own_is_told(tmp_path):
+    (tmp_path / "mine.py").write_text(TASK_FILE.replace('RuntimeError("the user', 'BrokenPipeError("the user'))
+    words = [sys.executable, "-m", "largebatch", "train", "mine.py:crash", "--out", "a"]
+    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "BrokenPipeError: the user's own mistake" in done.stderr
+
+
+def test_output_may_be_closed():
+    assert subprocess.run(f"{sys.executable} -m largebatch --version >&-", shell=True, check=False).returncode == 0

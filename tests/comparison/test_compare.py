@@ -284,7 +284,8 @@ def test_fewer_than_five_cells_may_rank_alike_by_chance():
     names = tuple(found)
     four, five = (Contrast(f"of {n}", "?", kind="correlation", cells=names[:n], against="test_loss") for n in (4, 5))
     told = judged(found, four, five)
-    assert told.contrast("of 4").verdict == "not told apart from chance"
+    assert told.contrast("of 4").verdict == "too few cells to tell: it takes 5"
+    assert told.contrast("of 4").sentence.endswith("too few cells to tell: it takes 5.")
     assert told.contrast("of 5").verdict == "goes with it"
     assert told.contrast("of 5").estimate.value == pytest.approx(-0.999)
 

@@ -1,8 +1,11 @@
 """Workers are ready early, have one thread and the caller's environment, and are replaced where one is killed."""
 
 import os
+import subprocess
+import sys
 from concurrent.futures.process import BrokenProcessPool
 
+import numpy as np
 import pytest
 import torch
 
@@ -41,6 +44,55 @@ def test_another_executor_works_after_a_worker_was_killed(pool):
         assert executor.submit(os.getpid).result(timeout=60) != os.getpid()
 
 
-def test_a_module_that_is_not_there_is_left_to_the_worker():
-    with local_pool(1, "no_such_module")() as executor:
-        assert executor.submit(abs, -1).result(timeout=60) == 1
+STUDY = """
+import os, sys
+from largebatch.processes import local_pool, warm_up
+
+if __name__ == "__main__":
+    print(warm_up(sys.argv[1]))
+    with local_pool(1, sys.argv[1])() as executor:
+        print(executor.submit(abs, -1).result(timeout=60))
+"""
+
+
+def says(tmp_path, imports, **environment):
+    (tmp_path / "study.py").write_text(STUDY)
+    words = [sys.executable, "-P", "study.py", imports]
+    return subprocess.run(
+        words, cwd=tmp_path, env=os.environ | environment, capture_output=True, text=True, timeout=100, check=False
+    )
+
+
+def test_a_file_here_with_the_name_of_a_module_is_not_imported(tmp_path):
+    (tmp_path / "statistics.py").write_text("raise RuntimeError('not yours')")
+    done = says(tmp_path, "torch")
+    assert (done.stdout, done.stderr) == ("True\n1\n", "")
+
+
+def test_a_module_that_is_not_there_is_left_to_the_worker(tmp_path):
+    assert says(tmp_path, "no_such_module").stdout == "True\n1\n"
+
+
+def test_workers_are_new_processes_where_the_servers_socket_has_no_place(tmp_path):
+    far = tmp_path / ("x" * 100)
+    far.mkdir()
+    done = says(tmp_path, "torch", TMPDIR=str(far))
+    assert (done.stdout, done.stderr) == ("False\n1\n", "")
+
+
+def test_what_the_server_imports_leaves_the_gpu_to_its_forks():
+    code = "import sys, torch, largebatch.study; sys.exit(torch.cuda.is_initialized())"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def draws():
+    return np.random.rand()  # noqa: NPY002 - as a user's task may
+
+
+def test_forks_draw_different_numbers():
+    pool = local_pool(1, "torch")
+    found = []
+    for _ in range(2):
+        with pool() as executor:
+            found.append(executor.submit(draws).result(timeout=60))
+    assert found[0] != found[1]

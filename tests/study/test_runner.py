@@ -20,6 +20,7 @@ from largebatch.results import read_json
 from largebatch.study import Cell, Subject, read_study, run_study
 from largebatch.study import _runner as runner
 from largebatch.study._runner import MOST_DEATHS
+from largebatch.study._work import RunJob, perform
 
 STUDY_FILE = """
 import sys
@@ -118,6 +119,13 @@ def test_a_stack_is_trained_together_and_completed_alone(tmp_path, here):
     (victim / "measurements.json").unlink()
     again = run_study(designs.two_cells(task), tmp_path / "a", executor=here)
     assert designs.without_times(again) == designs.without_times(first)
+
+
+def test_a_task_that_changed_since_the_plan_is_not_trained(tmp_path, task):
+    job = RunJob(Subject(task), designs.SMALL, 0, str(tmp_path / "0123456789ab"), designs.FEW_LOOKS)
+    with pytest.raises(ValueError, match=r"planned for, run 0123456789ab, got one that makes it run .* changed since"):
+        perform(job)
+    assert not (tmp_path / "0123456789ab").exists()
 
 
 class MortalPool(Executor):
@@ -228,17 +236,20 @@ def test_kill_9_of_study_and_workers_loses_nothing(tmp_path, task, here):
     """Workers are killed twice and the study once; what had ended stays as it was, and the table is the undisturbed one."""
     undisturbed = run_study(designs.two_cells(task), tmp_path / "undisturbed", executor=here)
     process = start(tmp_path, task, SLOW_SECONDS="0.01")
-    wait_for(lambda: len(ended(tmp_path)) >= 1, process)
-    kept = ended(tmp_path)
+    kept = {}
+    for number in (1, 2):
+        wait_for(lambda: len(ended(tmp_path)) >= number, process)  # noqa: B023
+        kept |= ended(tmp_path)
+        (server,) = children_of(process.pid)
+        wait_for(lambda: len(children_of(server)) == 2, process)  # noqa: B023
+        os.kill(children_of(server)[0], signal.SIGKILL)
+    wait_for(lambda: len(ended(tmp_path)) >= 3, process)
     (server,) = children_of(process.pid)
-    workers = children_of(server)
-    assert len(workers) == 2
-    os.kill(workers[0], signal.SIGKILL)
-    wait_for(lambda: len(ended(tmp_path)) >= 2, process)
+    left = [server, *children_of(server)]
     process.kill()
     process.communicate()
     deadline = time.monotonic() + 10
-    while any(Path(f"/proc/{pid}").exists() for pid in (server, *workers)):
+    while any(Path(f"/proc/{pid}").exists() for pid in left):
         assert time.monotonic() < deadline, "workers outlive the study"
         time.sleep(0.05)
     kept |= ended(tmp_path)

@@ -102,6 +102,36 @@ def test_a_network_does_not_depend_on_its_neighbours(tmp_path):
         assert all(torch.equal(ours[name], theirs[name]) for name in ours)
 
 
+@pytest.mark.parametrize("ghost", [None, 32])
+@pytest.mark.parametrize("batch", [16, 512])
+def test_in_a_large_stack_neither(batch, ghost):
+    """Layers of 784 and 100 inputs: products of another size may be summed in another order."""
+    networks = [wide_layers(seed) for seed in range(5)]
+    generator = torch.Generator().manual_seed(0)
+    x, y = torch.randn(5, batch, 784, generator=generator), torch.randint(10, (5, batch), generator=generator)
+    together = Stack(networks, ghost)
+    losses, _ = together.gradient(x, y)
+    for part in ([0], [1, 2], [3, 4]):
+        stack = Stack([networks[k] for k in part], ghost)
+        apart, _ = stack.gradient(x[part], y[part])
+        assert torch.equal(apart, losses[part])
+        assert all(torch.equal(grad, together.grads[name][part]) for name, grad in stack.grads.items())
+        assert all(torch.equal(value, together.buffers[name][part]) for name, value in stack.buffers.items())
+
+
+def wide_layers(seed):
+    torch.manual_seed(seed)
+    return nn.Sequential(nn.Flatten(), nn.Linear(784, 100), nn.BatchNorm1d(100), nn.ReLU(), nn.Linear(100, 10))
+
+
+def test_what_another_study_has_trained_is_not_trained_again(tmp_path):
+    task, recipe = small_tasks.task(model=two_layers), small_tasks.recipe()
+    (folder,) = stacked(task, recipe, (1,), tmp_path)
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    stacked(task, recipe, (1, 2), tmp_path)
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+
+
 def test_one_diverges_and_the_others_go_on(tmp_path):
     task = small_tasks.task(model=two_layers)
     recipe = small_tasks.recipe(duration="20ep", schedule="constant", lr=30.0)

@@ -1,11 +1,12 @@
 """The command line: a verb is a question. Results go to stdout, progress and remarks to stderr.
 
-Exit codes: 0 done, 1 the answer is negative (a run diverged), 2 the input is wrong, 130 or 143 stopped by Ctrl-C or SIGTERM
+Exit codes: 0 done, 1 the answer is negative (a run diverged, a study is not complete), 2 the input is wrong, 130 or 143 stopped by Ctrl-C or SIGTERM
 after a checkpoint, 141 whoever read the output has gone, as `head` does.
 """
 
 import gc
 import os
+import select
 import sys
 import sysconfig
 import traceback
@@ -62,9 +63,12 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
     try:
         code = _main(sys.argv[1:] if arguments is None else arguments)
-        sys.stdout.flush()
+        if sys.stdout is not None:
+            sys.stdout.flush()
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is still in the buffer
+        if not _reader_has_gone():
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # stdout, for what is still in the buffer
         return 141
     if arguments is None:
         gc.freeze()  # the process ends: without this it collects all that torch made, for half a second
@@ -114,12 +118,20 @@ def _run(verb: Verb, name: str, rest: list[str]) -> int:
         return verb.action(command)
     except KeyboardInterrupt:
         return 130
-    except BrokenPipeError:
-        raise
     except (ValueError, TypeError, OSError, ModuleNotFoundError, RuntimeError) as error:
-        if not _is_ours(error) or os.environ.get("LARGEBATCH_TRACEBACK"):
+        has_gone = isinstance(error, BrokenPipeError) and _reader_has_gone()
+        if has_gone or not _is_ours(error) or os.environ.get("LARGEBATCH_TRACEBACK"):
             raise
         return fail(str(error))
+
+
+def _reader_has_gone() -> bool:
+    """Of our standard output, a pipe."""
+    if not hasattr(select, "poll"):  # Windows
+        return False
+    poll = select.poll()
+    poll.register(1, 0)
+    return any(event & select.POLLERR for _, event in poll.poll(0))
 
 
 def _is_ours(error: BaseException) -> bool:

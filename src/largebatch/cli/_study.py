@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from largebatch.cli._output import print_json
-from largebatch.processes import local_pool
+from largebatch.processes import warm_up
 
 if TYPE_CHECKING:
     from largebatch.study import Study, StudyResult
@@ -81,7 +81,7 @@ def run_study(command: StudyCommand, words: list[str]) -> int:
     """Run it, or tell its cost; `words` is the whole command, for the record. Returns the exit code."""
     workers = command.workers or os.cpu_count() or 1
     if not command.dry_run and command.executor is None:
-        local_pool(workers, "largebatch.study")  # gets ready while torch is imported here
+        warm_up("largebatch.study")  # while torch is imported here
     from largebatch import study
 
     design = _design(command)
@@ -158,4 +158,4 @@ def _tell(found: "StudyResult", folder: Path, *, json: bool, report: bool) -> in
         print(found.text(), end="")
         print(f"folder: {folder}")
         print(f"report: {page}" if page else "", end="\n" if page else "")
-    return 1 if any(run.status == "failed" for run in found.runs) else 0
+    return 0 if found.complete else 1

@@ -6,6 +6,7 @@ sentence tells how many agree, and the extremes; the rest stands in the tables.
 
 from collections.abc import Sequence
 
+from largebatch.comparison._correlate import FEW_CELLS
 from largebatch.comparison._findings import ContrastRow, StudyResult
 from largebatch.comparison._names import measure_name
 from largebatch.comparison._values import excludes, negative
@@ -189,6 +190,8 @@ def _signs(found: dict[str, ContrastRow]) -> str:
     first = next(iter(rows.values()))
     about = measure_name(first.metric)
     over = f"over the {len(first.cells)} cells of SGD with the large batch at equal epochs"
+    if first.verdict == FEW_CELLS:
+        return f"Whether signs in training go with the final {about} is not asked {over}: {FEW_CELLS}."
     told = [
         f"{words} goes with {'higher' if row.estimate.low > 0 else 'lower'} {about} (rank correlation {row.estimate})"
         for words, row in rows.items() if row.verdict == "goes with it"

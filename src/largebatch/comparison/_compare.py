@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from largebatch.comparison._answers import contrast_sentences
 from largebatch.comparison._break_point import break_point
-from largebatch.comparison._correlate import correlation
+from largebatch.comparison._correlate import FEW_CELLS, FEWEST_CELLS, correlation
 from largebatch.comparison._design import Contrast, Study
 from largebatch.comparison._findings import ContrastRow, StudyResult
 from largebatch.comparison._names import measure_name
@@ -33,7 +33,6 @@ from largebatch.results import (
 __all__ = ["judge"]
 
 LEVEL = 0.95
-FEWEST_CELLS = 5  # of a correlation that is believed: of four, two in 24 orders are the right one or its reverse
 LOST = (
     "differs",
     "closes some of it",
@@ -148,10 +147,11 @@ def _correlation(contrast: Contrast, values: Values) -> Judgement | None:
     found = correlation([pairs for pairs in by_seed.values() if len(pairs) >= 3])
     if found is None or found.n < FEWEST_SEEDS:
         return None
-    is_told = len(contrast.cells) >= FEWEST_CELLS and (found.low > 0 or found.high < 0)
+    is_told = found.low > 0 or found.high < 0
     verdict = "goes with it" if is_told else "not told apart from chance"
+    verdict = verdict if len(contrast.cells) >= FEWEST_CELLS else FEW_CELLS
     about = f"{measure_name(contrast.against)} and {measure_name(contrast.metric)} over {len(contrast.cells)} cells"
-    tail = "" if is_told else f", {verdict}"
+    tail = "" if verdict == "goes with it" else f", {verdict}"
     return Judgement(found, math.nan, verdict, f"the rank correlation of {about} is {found}{tail}")
 
 

@@ -11,9 +11,11 @@ import numpy as np
 
 from largebatch.results import Estimate, mean_interval
 
-__all__ = ["correlation", "spearman"]
+__all__ = ["FEWEST_CELLS", "FEW_CELLS", "correlation", "spearman"]
 
 Pairs = Sequence[tuple[float, float]]
+FEWEST_CELLS = 5  # of a correlation that is believed: of four, two in 24 orders are the right one or its reverse
+FEW_CELLS = f"too few cells to tell: it takes {FEWEST_CELLS}"
 LARGEST = 0.999  # artanh has an end, ranks of few cells often agree wholly
 
 

@@ -1,50 +1,75 @@
 """A pool of worker processes, one thread each because threads of several processes fight for the cores.
 
 Importing torch takes two seconds. On Linux one server process does it, beside whatever the caller does meanwhile, and
-workers are its forks: they start in milliseconds, again where one was killed, and share its memory. The server computes
-nothing and holds no task, so a fork of it is as good as a new process (Python's own default since 3.14). Elsewhere workers
-are new processes.
+workers are its forks (Python's own default since 3.14): they start in milliseconds, again where one was killed, and share
+its memory. The server computes nothing and holds no task; it stays for as long as the process that started it. Elsewhere,
+and where there is no place for its socket, workers are new processes.
 """
 
 import multiprocessing
 import os
+import signal
 import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import Executor, ProcessPoolExecutor
-from multiprocessing import forkserver
+from multiprocessing import forkserver, resource_tracker
 
-__all__ = ["Pool", "local_pool"]
+__all__ = ["Pool", "local_pool", "warm_up"]
 
 Pool = Callable[[], Executor]
 """Makes an executor, and makes another one when a killed worker has broken it."""
 
-METHOD = "forkserver" if sys.platform == "linux" else "spawn"
+
+def warm_up(imports: str) -> bool:
+    """Start the server, and do not wait for it; of several calls in a process the first one counts.
+
+    Args:
+        imports: module of what workers will be given to do.
+
+    Returns:
+        Whether there is a server.
+    """
+    if sys.platform != "linux":
+        return False
+    multiprocessing.set_forkserver_preload([imports])
+    resource_tracker.ensure_running()  # of its own accord it would unblock what is blocked next
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # Ctrl-C is for the workers, not for the server
+    safe = os.environ.get("PYTHONSAFEPATH")
+    os.environ["PYTHONSAFEPATH"] = "1"  # a statistics.py in this folder is no module of the server's
+    try:
+        forkserver.ensure_running()
+    except OSError:  # the path of its socket is too long, as some clusters' TMPDIR make it
+        return False
+    finally:
+        os.environ.pop("PYTHONSAFEPATH") if safe is None else os.environ.update(PYTHONSAFEPATH=safe)
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+    return True
 
 
 def local_pool(workers: int, imports: str) -> Pool:
-    """Processes here; begins to get them ready at once, and does not wait for it.
+    """Processes here; begins to get them ready.
 
-    Workers have this process's environment variables, as they are when the executor is made, and end with this process,
-    even if that is killed.
+    They have this process's environment variables, as these are when the executor is made, but for what libraries read
+    while they are imported. They end with this process, even if that is killed.
 
     Args:
-        imports: module of what they will be given to do.
+        imports: as for `warm_up`.
     """
-    context = multiprocessing.get_context(METHOD)
-    if METHOD == "forkserver":
-        context.set_forkserver_preload([imports])
-        forkserver.ensure_running()
+    context = multiprocessing.get_context("forkserver" if warm_up(imports) else "spawn")
     return lambda: ProcessPoolExecutor(workers, context, initializer=_begin, initargs=(dict(os.environ),))
 
 
 def _begin(environment: dict[str, str]) -> None:
-    """In a worker."""
+    """In a worker; a fork has what its server had."""
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     os.environ.clear()
     os.environ.update(environment)
     threading.Thread(target=_leave_with_parent, daemon=True).start()
+    import numpy as np
     import torch
 
+    np.random.seed()  # noqa: NPY002 - what a user's task draws there must not be the same in every fork
     torch.set_num_threads(1)
 
 

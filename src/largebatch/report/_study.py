@@ -102,10 +102,10 @@ def _facts(study: StudyResult) -> str:
 
 
 def _warning(study: StudyResult) -> str:
-    missing = sum(run.status == "missing" for run in study.runs)
-    still = (
-        f"{missing} of {len(study.runs)} runs are still to be trained" if missing else "some are still to be measured"
-    )
+    of = {status: sum(run.status == status for run in study.runs) for status in ("missing", "failed")}
+    words = {"missing": "are still to be trained", "failed": "failed, and are tried again"}
+    told = [f"{number} of {len(study.runs)} runs {words[status]}" for status, number in of.items() if number]
+    still = "; ".join(told) or "some are still to be measured"
     return f"Provisional: {still}. The same command goes on with the study."
 
 

@@ -1,8 +1,12 @@
 """What a study will take, before it starts: gradients by count, hours by timing one pass of each kind of cell."""
 
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+
+import torch
 
 from largebatch import train
 from largebatch.comparison import Cell, Study
@@ -87,7 +91,8 @@ def _cell_cost(study: Study, cell: Cell, speeds: dict[tuple[object, ...], float]
     size = data_size(task.train)
     key = (subject, recipe.global_batch_size, recipe.ghost_batch_size, recipe.optimizer)
     if key not in speeds:
-        found = train.preview(task, recipe)
+        with _one_thread():
+            found = train.preview(task, recipe)
         speeds[key] = found.expected_seconds / max(1, found.total_samples)
     looks = look_updates(recipe, size, plan)
     extra = len(looks) * min(size, plan.look_samples)
@@ -99,6 +104,17 @@ def _cell_cost(study: Study, cell: Cell, speeds: dict[tuple[object, ...], float]
     gradients = gradient_cost(recipe, size)
     seconds = (gradients * 1e6 + extra) * speeds[key]
     return CellCost(cell.name, total_updates(recipe, size), gradients, seconds)
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """As a worker has it."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _epochs(recipe: Recipe, size: int) -> float:

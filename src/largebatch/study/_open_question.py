@@ -46,7 +46,7 @@ def open_question(
         small: batch; None: that of the recipe.
         large: batch; None: a tenth of the training data, as Keskar et al. took.
         whole_updates: at most so many updates where the batch is the whole data set.
-        quick: 12 cells.
+        quick: 12 cells, sharpness of three.
         duration: of every cell at equal epochs; None: the recipe's own.
 
     Raises:
@@ -55,7 +55,8 @@ def open_question(
     sizes = Sizes.of(subject, small, large, duration)
     sgd, size = sizes.recipe, sizes.train_size
     grid = _Grid(sizes, whole_updates)
-    cells = [*grid.cells(quick=quick), *(grid.controls(subject, quick=quick) if subject.has_classes else ())]
+    networks = [*grid.cells()] if quick else [_with_sharpness(cell) for cell in (*grid.cells(), *grid.more())]
+    cells = [*networks, *(grid.controls(subject, quick=quick) if subject.has_classes else ())]
     k = grid.large // sgd.global_batch_size
     return Study(
         name="open-question",
@@ -85,6 +86,10 @@ def open_question(
             "Holm 1979",
         ),
     )
+
+
+def _with_sharpness(cell: Cell) -> Cell:
+    return replace(cell, measures=tuple(dict.fromkeys((*cell.measures, "sharpness"))))
 
 
 class _Grid:
@@ -118,8 +123,8 @@ class _Grid:
             recipe = recipe.replace(duration=f"{self._whole_updates}steps")
         return recipe
 
-    def cells(self, *, quick: bool) -> Iterator[Cell]:
-        """Networks."""
+    def cells(self) -> Iterator[Cell]:
+        """Networks of the quick study."""
         own, at = self.sgd.global_batch_size, self.at
         sharp = ("sharpness",)
         small = Cell(
@@ -148,10 +153,9 @@ class _Grid:
             "adam large scaled gradual ghosts", at("adam", self.large, rate="scaled", rise="gradual", ghosts=True),
             "Keskar's large batch by Goyal's recipe (rate × √k)",
         )  # fmt: skip
-        if not quick:
-            yield from self._more()
 
-    def _more(self) -> Iterator[Cell]:
+    def more(self) -> Iterator[Cell]:
+        """The other networks."""
         at, large, size = self.at, self.large, self.size
         yield Cell("sgd large scaled constant", at("sgd", large, rate="scaled", rise="constant"), "constant warmup")
         yield Cell(

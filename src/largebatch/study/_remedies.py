@@ -35,6 +35,9 @@ REFERENCES = (
 )
 
 
+GOYALS = ("linear rule", "warmup", "ghosts")  # are the recipe
+
+
 def remedies(
     subject: Subject,
     *,
@@ -54,9 +57,7 @@ def remedies(
     goyal = own.at(sizes.large)
     known = _known(sizes, has_images=_has_images(subject))
     alone = {} if quick else {f"{name} alone": change(kept) for name, change in known.items()}
-    added = {
-        f"recipe + {name}": change(goyal) for name, change in known.items() if name not in ("linear rule", "ghosts")
-    }
+    added = {f"recipe + {name}": change(goyal) for name, change in known.items() if name not in GOYALS}
     cells = (
         Cell("small", own, "the reference", reference=True, measures=("sharpness",)),
         Cell("large kept", kept, "nothing changed but the batch", measures=("sharpness",)),

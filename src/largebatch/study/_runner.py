@@ -10,7 +10,7 @@ import math
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, Future, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, Future, wait
 from dataclasses import replace
 from pathlib import Path
 from typing import final
@@ -88,11 +88,9 @@ class _Running:
             executor = self._all(jobs, perform, executor, pool, workers)
             pictures = [job for job in self._plan.pictures() if read_picture(job) is None]
             executor = self._all(pictures, draw, executor, pool, workers)
-        if pool is None or executor is None:
-            return self._write(force=True)
-        with ThreadPoolExecutor(1) as beside:  # workers take half a second to leave
-            beside.submit(executor.shutdown)
-            return self._write(force=True)
+        if pool is not None and executor is not None:
+            executor.shutdown()
+        return self._write(force=True)
 
     def _all(
         self, jobs: Sequence[Job], work: Callable[..., str], executor: Executor | None, pool: Pool | None, workers: int

@@ -2,11 +2,12 @@
 
 Which runs are trained so follows from the task and the recipe alone, and a network in a stack does not depend on its
 neighbours, so an interrupted study ends as an uninterrupted one. There are no checkpoints on the way: such runs take
-seconds.
+seconds, and an interrupted stack begins again.
 """
 
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, final
@@ -75,18 +76,26 @@ class _Member:
 def train_stack(
     task: Task, recipe: Recipe, seeds: Sequence[int], folders: Sequence[str], looks: Sequence[Looks]
 ) -> None:
-    """Train every seed and leave its folder as `fit` would; a folder that another run holds is an error.
+    """Train every seed that has not ended and leave its folder as `fit` would.
 
     Raises:
         ValueError: a recipe that does not fit the task, or a folder with another run.
+        RuntimeError: another process holds a folder.
     """
-    prepared = [train.prepare(task, recipe, train.Execution(device="cpu"), seed=seed)[0] for seed in seeds]
     data = train.data_digests(task)
-    members = [
-        _Member(seed, RunFolder(Path(folder)), train.identity(task, recipe, seed, model, data=data), look)
-        for seed, folder, model, look in zip(seeds, folders, prepared, looks, strict=True)
-    ]
-    _Training(task, recipe, members, prepared).run()
+    with ExitStack() as held:
+        for folder in sorted(folders):  # in one order, so that two studies never wait for each other
+            held.enter_context(RunFolder(Path(folder)).lock())
+        members: list[_Member] = []
+        models: list[nn.Module] = []
+        for seed, path, look in zip(seeds, folders, looks, strict=True):
+            folder = RunFolder(Path(path))
+            if folder.read("result.json") is None:  # another study may have trained it until now
+                model, _ = train.prepare(task, recipe, train.Execution(device="cpu"), seed=seed)
+                members.append(_Member(seed, folder, train.identity(task, recipe, seed, model, data=data), look))
+                models.append(model)
+        if members:
+            _Training(task, recipe, members, models).run()
 
 
 @dataclass(frozen=True)
@@ -142,7 +151,8 @@ class _Training:
             self._order(epoch)
         seen = timeline.samples_before(update)
         rate = timeline.rate(seen)
-        inputs, targets = self.inputs[:, start:stop], self.targets[:, start:stop]
+        chosen = self.orders[:, start:stop]
+        inputs, targets = self.train[0][chosen], self.train[1][chosen]
         is_logged = (update + 1) % self.log_every == 0 or update == 0
         before = self._flat() if is_logged else None
         losses, logits = stack.gradient(inputs, targets)
@@ -160,9 +170,8 @@ class _Training:
             self._judge(step, epoch=-1)
 
     def _order(self, epoch: int) -> None:
-        """The samples of an epoch, in the order of each seed: (S, N, …) and (S, N)."""
-        orders = torch.stack([permutation(len(self.train[1]), member.seed, epoch) for member in self.members])
-        self.inputs, self.targets = self.train[0][orders], self.train[1][orders]
+        """Of the samples in an epoch, for each seed: (S, N)."""
+        self.orders = torch.stack([permutation(len(self.train[1]), member.seed, epoch) for member in self.members])
 
     def _flat(self) -> Tensor:
         """(S, P), a copy."""

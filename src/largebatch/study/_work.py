@@ -64,9 +64,22 @@ def perform(job: RunJob | StackJob) -> str:
     with _turn:
         if runs[0].threads is not None:
             torch.set_num_threads(runs[0].threads)
+        _check_identity(runs[0])
         if isinstance(job, StackJob):
             _train_together(job)
         return ", ".join(map(_perform, runs))
+
+
+def _check_identity(job: RunJob) -> None:
+    """A worker that began before, or after, the task's file was changed has another task than the plan."""
+    task = job.subject.load()
+    model, _ = train.prepare(task, job.recipe, train.Execution(), seed=job.seed)
+    found = train.identity(task, job.recipe, job.seed, model)
+    if found != Path(job.folder).name:
+        raise ValueError(
+            f"{job.subject.label}: expected the task that the study was planned for, run {Path(job.folder).name}, got one "
+            f"that makes it run {found}: its code or data changed since; start the study, and its workers, again"
+        )
 
 
 def _train_together(job: StackJob) -> None:
@@ -112,7 +125,7 @@ def measure(task: Task, job: RunJob, folder: RunFolder, looks: list[dict[str, An
 
 
 def looks_of(task: Task, recipe: Recipe, plan: Measures) -> Looks:
-    """The observer of a run: depends on what is trained alone, so that any study finds the same rows."""
+    """The observer of a run; a study that shares the run finds the looks of the one that trained it."""
     size = data_size(task.train)
     batch = recipe.global_batch_size
     return Looks(
