@@ -1,7 +1,7 @@
 """The command line: a verb is a question. Results go to stdout, progress and remarks to stderr.
 
-Exit codes: 0 done, 1 the answer is negative (a run diverged, a study is not complete), 2 the input is wrong, 130 or 143 stopped by Ctrl-C or SIGTERM
-after a checkpoint, 141 whoever read the output has gone, as `head` does.
+Exit codes: 0 done, 1 the answer is negative (a run diverged, a study is not complete), 2 the input is wrong, 130 or 143
+stopped by Ctrl-C or SIGTERM after a checkpoint, 141 whoever read the output has gone, as `head` does.
 """
 
 import gc
