@@ -42,7 +42,7 @@ def section(name: str, number: int, study: StudyResult) -> str:
     asked = [f"* {row.sentence}{f' Published: {row.published}.' if row.published else ''}"
              for row in study.contrasts if row.primary]  # fmt: skip
     parts += ["Named beforehand, corrected by Holm:", *asked] if asked else []
-    sharp = study.sharpness_table()
+    sharp = study.sharpness_table(by_cell=True)
     parts += ["Sharpness at the end of runs, mean over seeds:", sharp.markdown()] if sharp.rows else []
     parts += [f"Published: {study.published}."] if study.published else []
     for row in study.paths:

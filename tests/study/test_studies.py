@@ -122,6 +122,9 @@ def test_a_published_figure_without_statistics_stands_beside_all_of_them_in_ever
     assert "published: a table" in found.text()
     assert "205.14 ± 69.52" in found.sharpness_table().text()
     assert "Metric 2.1, batch statistics" in found.sharpness_table().text()
+    turned = found.sharpness_table(by_cell=True)
+    assert [row[0] for row in turned.rows] == [cell.name for cell in cells]
+    assert "Metric 2.1, batch statistics" in turned.columns
     plain = replace(found, cells=tuple(replace(cell, published=()) for cell in found.cells))
     assert "published" not in plain.table().text() + plain.sharpness_table().text()
 

@@ -242,9 +242,9 @@ class StudyResult(Result):
         """The cells, for reading."""
         return cell_table(self)
 
-    def sharpness_table(self) -> Table:
-        """What was measured at the end of runs, one row for each measure; without rows where nothing was."""
-        return sharpness_table(self)
+    def sharpness_table(self, *, by_cell: bool = False) -> Table:
+        """What was measured at the end of runs, one row for each measure, or each cell; no rows where nothing was."""
+        return sharpness_table(self, by_cell=by_cell)
 
     def text(self) -> str:
         """The answer, then the tables, for a terminal."""

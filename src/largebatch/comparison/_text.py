@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
 __all__ = ["cell_table", "published_of", "sharpness_table", "study_text"]
 
+MOST_ACROSS = 12  # columns of a terminal's table
+
 
 def cell_table(study: "StudyResult") -> Table:
     """One row for each cell; published figures beside ours where a paper has them."""
@@ -28,10 +30,17 @@ def cell_table(study: "StudyResult") -> Table:
     return _without_empty(columns, rows, "published")
 
 
-def sharpness_table(study: "StudyResult") -> Table:
-    """One row for each measure, one column for each cell that was measured, and one for its published figures."""
+def sharpness_table(study: "StudyResult", *, by_cell: bool) -> Table:
+    """One row for each measure, one column for each cell that was measured, and one for its published figures.
+
+    Args:
+        by_cell: one row for each cell and no published figures.
+    """
     keys = list(dict.fromkeys(row.key for row in study.measurements))
     cells = [cell for cell in study.cells if any(key in cell.estimates for key in keys)]
+    if by_cell:
+        found = [[cell.name, *(_plain(cell.estimates.get(key)) for key in keys)] for cell in cells]
+        return Table(["cell", *map(measure_name, keys)], found)
     columns = ["measure", *(name for cell in cells for name in (cell.name, f"{cell.name}, published"))]
     rows: list[list[Cell]] = [
         [measure_name(key), *(v for cell in cells for v in (_plain(cell.estimates.get(key)), published_of(cell, key)))]
@@ -44,6 +53,7 @@ def study_text(study: "StudyResult") -> str:
     """The answer, the tables, what was asked beforehand, and what a reader should know."""
     lines = [f"{study.task}: {study.question}", "", *study.answer, "", study.table().text()]
     sharpness = study.sharpness_table()
+    sharpness = study.sharpness_table(by_cell=True) if len(sharpness.columns) > MOST_ACROSS else sharpness
     lines += ["", "at the end of runs, means over seeds:", sharpness.text()] if sharpness.rows else []
     primary = [row for row in study.contrasts if row.primary and row.sentence not in study.answer]
     lines += ["", "named beforehand (p corrected by Holm 1979):"] if primary else []
