@@ -228,6 +228,15 @@ def test_the_break_of_a_sweep_has_an_interval_in_samples():
     assert flat.contrast("break").verdict == "no break"
 
 
+def test_a_break_before_batches_that_diverge_is_found_and_those_are_named():
+    cells = {f"batch {2**k}": [97 - 2 * max(0, k - 7) + 0.01 * s for s in range(5)] for k in range(5, 11)}
+    whole = judged(cells, Contrast("break", "?", kind="break point", cells=tuple(cells))).contrast("break")
+    lost = cells | {"batch 2048": [60.0, math.nan, math.nan, 61.0, math.nan]}
+    row = judged(lost, Contrast("break", "?", kind="break point", cells=tuple(lost))).contrast("break")
+    assert row.estimate == whole.estimate
+    assert "batch 2048 left out: too few seeds finished there" in row.sentence
+
+
 def test_noise_around_a_level_line_is_no_break():
     """Of 200 sweeps over batches that do not matter at most 5 % are said to break: each bends a little somewhere."""
     generator = np.random.default_rng(11)

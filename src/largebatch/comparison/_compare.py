@@ -33,6 +33,7 @@ from largebatch.results import (
 __all__ = ["judge"]
 
 LEVEL = 0.95
+FEWEST_BATCHES = 3  # of a break point
 LOST = (
     "differs",
     "closes some of it",
@@ -158,9 +159,14 @@ def _correlation(contrast: Contrast, values: Values) -> Judgement | None:
 def _break(contrast: Contrast, values: Values) -> Judgement | None:
     """In log₂ of the batch, which stands at the end of the names of the cells.
 
-    Noise bends every line a little, so there is a break only where the largest batch is worse than the smallest.
+    Noise bends every line a little, so there is a break only where the largest batch is worse than the smallest. The
+    largest ones, where they diverge in too many seeds, are left out, and that is said.
     """
     cells, sign = sorted(contrast.cells, key=_batch), -1.0 if contrast.metric.endswith("loss") else 1.0
+    left: list[str] = []
+    while len(cells) > FEWEST_BATCHES and len(paired(values, contrast.metric, cells)[0]) < FEWEST_SEEDS:
+        left.insert(0, cells.pop())
+    told_left = f"; {', '.join(left)} left out: too few seeds finished there" if left else ""
     columns = [[sign * v for v in column] for column in paired(values, contrast.metric, cells)]
     if len(columns[0]) < FEWEST_SEEDS:
         return None
@@ -172,12 +178,14 @@ def _break(contrast: Contrast, values: Values) -> Judgement | None:
     if len(found) < FEWEST_SEEDS:
         lost = f"what it loses there against {cells[0]} is {'' if falls else 'not told apart from 0: '}{_noted(fall)}"
         nothing = Estimate(math.nan, math.nan, math.nan, math.nan, len(columns[0]), note="no break")
-        return Judgement(nothing, p, "no break", f"no break of {about} up to {cells[-1]}; {lost}")
+        return Judgement(nothing, p, "no break", f"no break of {about} up to {cells[-1]}; {lost}{told_left}")
     log = mean_interval(found)
     value, low, high = (2.0**v for v in (log.value, log.low, log.high))
     told = Estimate(value, value * math.log(2) * log.stderr, low, high, log.n, "samples", log.level, log.note)
     without = f"; {len(bends) - len(found)} of {len(bends)} seeds show none" if len(found) < len(bends) else ""
-    return Judgement(told, p, "breaks", f"{about} is level up to batch {told}, and gets worse beyond{without}")
+    return Judgement(
+        told, p, "breaks", f"{about} is level up to batch {told}, and gets worse beyond{without}{told_left}"
+    )
 
 
 def _batch(cell: str) -> float:
