@@ -71,6 +71,19 @@ def test_studies_share_runs(tmp_path, task, here):
     assert by_cell["small", 1] == by_cell["same as small", 1]
 
 
+def test_what_another_study_measured_of_a_shared_run_is_not_in_this_ones_tables(tmp_path, task, here):
+    study = designs.two_cells(task, seeds=(0,))
+    sharp = replace(study, cells=tuple(replace(cell, measures=("sharpness",)) for cell in study.cells))
+    both = {}
+    for name, kinds in (("a", ("lambda_max", "trace")), ("b", ("lambda_max",))):
+        one = replace(sharp, measures=replace(sharp.measures, sharpness=kinds, sharpness_samples=64))
+        both[name] = run_study(one, tmp_path / name, runs=tmp_path / "runs", executor=here)
+    assert {row.name for row in both["a"].measurements} == {"lambda_max", "trace"}
+    assert {row.name for row in both["b"].measurements} == {"lambda_max"}
+    kept = [row for row in both["a"].measurements if row.name == "lambda_max"]
+    assert kept == list(both["b"].measurements)
+
+
 def test_runs_of_train_count(tmp_path, task, here):
     study = designs.two_cells(task, seeds=(1,))
     loaded = Subject(task).load()

@@ -29,7 +29,7 @@ from largebatch.results import RunFolder
 from largebatch.study._pictures import PictureJob, read_picture
 from largebatch.study._plan import PlannedRun, RunPlan, gradient_cost, total_updates
 from largebatch.study._stacked_run import STACKED
-from largebatch.study._work import FILE
+from largebatch.study._work import FILE, measurement_names
 
 __all__ = ["Collector"]
 
@@ -44,6 +44,7 @@ class Collector:
         self._plan, self._command = plan, command
         self._held: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {}
         self._pictures: dict[str, dict[str, Any]] = {}
+        self._asked = _asked(plan)
 
     def collect(self, failures: Mapping[str, str]) -> StudyResult:
         """All tables, judged.
@@ -58,11 +59,16 @@ class Collector:
             for seed in study.seeds:
                 run = plan.run(cell.name, seed)
                 runs.append(self._run_row(run, found[run.digest][0], failures))
-                measures += _measure_rows(run, found[run.digest][1])
+                measures += _measure_rows(run, found[run.digest][1], self._asked[run.digest])
                 looks += _look_rows(run, found[run.digest][1])
         pictures = self._picture_rows()
-        complete = all(row.status in ("finished", "diverged") for row in runs) and all(
-            found[r.digest][1] for r in plan.planned
+        complete = all(
+            row.status == "diverged"
+            or (
+                row.status == "finished"
+                and self._asked[row.digest] <= found[row.digest][1].get("measurements", {}).keys()
+            )
+            for row in runs
         )
         seconds = sum({row.digest: row.seconds for row in runs}.values()) + sum(row.seconds for row in measures)
         tables = StudyResult(
@@ -145,8 +151,20 @@ def versions() -> dict[str, str]:
     }  # fmt: skip
 
 
-def _measure_rows(run: PlannedRun, held: dict[str, Any]) -> list[MeasureRow]:
-    rows = held.get("measurements", {}).values()
+def _asked(plan: RunPlan) -> dict[str, set[str]]:
+    """Digest → what any of this study's cells has measured of the run; another study may have had more."""
+    names: dict[object, list[str]] = {}
+    asked: dict[str, set[str]] = {}
+    for run in plan.planned:
+        kind = (run.job.subject, run.job.measures)
+        if kind not in names:
+            names[kind] = measurement_names(run.job)
+        asked.setdefault(run.digest, set()).update(names[kind])
+    return asked
+
+
+def _measure_rows(run: PlannedRun, held: dict[str, Any], asked: set[str]) -> list[MeasureRow]:
+    rows = [row for name, row in held.get("measurements", {}).items() if name in asked]
     return [MeasureRow(cell=run.cell.name, seed=run.seed, digest=run.digest, **row) for row in rows]
 
 
