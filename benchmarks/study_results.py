@@ -52,9 +52,7 @@ def section(name: str, number: int, study: StudyResult) -> str:
         (RESULTS / file).write_text(picture(row.path, title, *sizes))
         parts.append(f"![{title}]({file})")
     parts += [f"*{note}.*" for note in study.notes]
-    lost = [
-        f"{row.cell}, seed {row.seed}: {row.status}, {row.reason.split(';')[0]}" for row in study.runs if row.reason
-    ]
+    lost = [f"{row.cell}, seed {row.seed}: {row.reason.split(';')[0]}" for row in study.runs if row.reason]
     parts += ["Runs that did not end well:", *(f"* {text}" for text in lost)] if lost else []
     return joined([wrapped(part) for part in parts])
 
