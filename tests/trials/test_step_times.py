@@ -24,7 +24,8 @@ def test_measured_updates_make_a_model_of_the_step():
     assert 0 <= found.jitter < 1
     for together in (False, True):
         step = found.step_time(together=together)
-        assert 1e-5 < step.seconds(1, 16) < step.seconds(1, 64) < 1.0
+        # Other load may hide what 48 samples more take: then all of the step is fixed.
+        assert 1e-5 < step.seconds(1, 16) <= step.seconds(1, 64) < 1.0
         assert step.seconds(2, 16) > step.seconds(1, 16)
     assert [(row.workers, row.local_batch_size) for row in found.held_out] == [(1, 48), (2, 48)]
     for row in found.held_out:
