@@ -11,8 +11,9 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, ProcessPoolExecutor
+from contextlib import contextmanager
 from multiprocessing import forkserver, resource_tracker
 
 __all__ = ["Pool", "local_pool", "warm_up"]
@@ -35,14 +36,12 @@ def warm_up(imports: str) -> bool:
     multiprocessing.set_forkserver_preload([imports])
     resource_tracker.ensure_running()  # of its own accord it would unblock what is blocked next
     blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # Ctrl-C is for the workers, not for the server
-    safe = os.environ.get("PYTHONSAFEPATH")
-    os.environ["PYTHONSAFEPATH"] = "1"  # a statistics.py in this folder is no module of the server's
     try:
-        forkserver.ensure_running()
+        with _safe_path():
+            forkserver.ensure_running()
     except OSError:  # the path of its socket is too long, as some clusters' TMPDIR make it
         return False
     finally:
-        os.environ.pop("PYTHONSAFEPATH") if safe is None else os.environ.update(PYTHONSAFEPATH=safe)
         signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
     return True
 
@@ -58,6 +57,20 @@ def local_pool(workers: int, imports: str) -> Pool:
     """
     context = multiprocessing.get_context("forkserver" if warm_up(imports) else "spawn")
     return lambda: ProcessPoolExecutor(workers, context, initializer=_begin, initargs=(dict(os.environ),))
+
+
+@contextmanager
+def _safe_path() -> Iterator[None]:
+    """For a Python that is started now: a statistics.py in this folder is no module of its own."""
+    before = os.environ.get("PYTHONSAFEPATH")
+    os.environ["PYTHONSAFEPATH"] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["PYTHONSAFEPATH"]
+        else:
+            os.environ["PYTHONSAFEPATH"] = before
 
 
 def _begin(environment: dict[str, str]) -> None:

@@ -64,10 +64,7 @@ class Collector:
         pictures = self._picture_rows()
         complete = all(
             row.status == "diverged"
-            or (
-                row.status == "finished"
-                and self._asked[row.digest] <= found[row.digest][1].get("measurements", {}).keys()
-            )
+            or (row.status == "finished" and self._is_measured(row.digest, found[row.digest][1]))
             for row in runs
         )
         seconds = sum({row.digest: row.seconds for row in runs}.values()) + sum(row.seconds for row in measures)
@@ -89,9 +86,12 @@ class Collector:
             return {}, {}
         result["metrics"] = result["metrics"] | _from_log(folder.log(), result["samples"])
         found = (result, measured or {})
-        if measured is not None and not run.job.measures:
+        if self._is_measured(run.digest, found[1]):
             self._held[run.digest] = found
         return found
+
+    def _is_measured(self, digest: str, measured: Mapping[str, Any]) -> bool:
+        return "measurements" in measured and self._asked[digest] <= measured["measurements"].keys()
 
     def _run_row(self, run: PlannedRun, result: dict[str, Any], failures: Mapping[str, str]) -> RunRow:
         if not result:

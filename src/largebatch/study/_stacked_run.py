@@ -82,19 +82,20 @@ def train_stack(
         ValueError: a recipe that does not fit the task, or a folder with another run.
         RuntimeError: another process holds a folder.
     """
-    data = train.data_digests(task)
     with ExitStack() as held:
         for folder in sorted(folders):  # in one order, so that two studies never wait for each other
             held.enter_context(RunFolder(Path(folder)).lock())
-        members: list[_Member] = []
-        models: list[nn.Module] = []
-        for seed, path, look in zip(seeds, folders, looks, strict=True):
-            folder = RunFolder(Path(path))
-            if folder.read("result.json") is None:  # another study may have trained it until now
-                model, _ = train.prepare(task, recipe, train.Execution(device="cpu"), seed=seed)
-                members.append(_Member(seed, folder, train.identity(task, recipe, seed, model, data=data), look))
-                models.append(model)
-        if members:
+        runs = [(seed, RunFolder(Path(path)), look) for seed, path, look in zip(seeds, folders, looks, strict=True)]
+        missing = [
+            run for run in runs if run[1].read("result.json") is None
+        ]  # another study may have made some until now
+        if missing:
+            execution, data = train.Execution(device="cpu"), train.data_digests(task)
+            models = [train.prepare(task, recipe, execution, seed=seed)[0] for seed, _, _ in missing]
+            members = [
+                _Member(seed, folder, train.identity(task, recipe, seed, model, data=data), look)
+                for (seed, folder, look), model in zip(missing, models, strict=True)
+            ]
             _Training(task, recipe, members, models).run()
 
 

@@ -83,12 +83,11 @@ def _check_identity(job: RunJob) -> None:
 
 
 def _train_together(job: StackJob) -> None:
-    """Those that have not ended."""
-    missing = [run for run in job.runs if not (Path(run.folder) / "result.json").exists()]
+    """As many at once as is worth it."""
     task, recipe, plan = job.runs[0].subject.load(), job.runs[0].recipe, job.runs[0].plan
     most = max(1, STACKED_SAMPLES // recipe.global_batch_size)
-    for first in range(0, len(missing), most):
-        part = missing[first : first + most]
+    for first in range(0, len(job.runs), most):
+        part = job.runs[first : first + most]
         looks = [looks_of(task, recipe, plan) for _ in part]
         train_stack(task, recipe, [run.seed for run in part], [run.folder for run in part], looks)
 
@@ -97,17 +96,23 @@ def _perform(job: RunJob) -> str:
     """Train, unless it has ended, and measure what is missing."""
     task = job.subject.load()
     folder = RunFolder(Path(job.folder))
-    ended = folder.read("result.json")
-    if ended is not None:
-        measure(task, job, folder, _kept_looks(folder))
-        return ended["status"]
     looks = looks_of(task, job.recipe, job.plan)
-    run = train.fit(
-        task, job.recipe, seed=job.seed, out=job.folder, observers=[looks], checkpoint_every=CHECKPOINTS, progress=False
-    )
-    if run.status != "stopped":
-        measure(task, job, folder, looks.rows)
-    return run.status
+    ended = folder.read("result.json")
+    if ended is None:
+        status = train.fit(
+            task,
+            job.recipe,
+            seed=job.seed,
+            out=job.folder,
+            observers=[looks],
+            checkpoint_every=CHECKPOINTS,
+            progress=False,
+        ).status
+    else:
+        status = ended["status"]
+    if status != "stopped":
+        measure(task, job, folder, looks.rows or _kept_looks(folder))
+    return status
 
 
 def measure(task: Task, job: RunJob, folder: RunFolder, looks: list[dict[str, Any]]) -> None:
