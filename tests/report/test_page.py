@@ -202,6 +202,10 @@ def test_a_ratio_is_drawn_by_its_logarithm():
      (Estimate(9.18e-5, 1e-5, 8.25e-5, 1.011e-4, 5), "9.18 [8.25, 10.11] × 10⁻⁵"),
      (Estimate(16.0, 5.0, -47.5, 79.5, 2), "16 (n = 2, no interval)"),
      (Estimate(0.0, 0.1, -0.2, 0.2, 3), "0.00 [-0.20, 0.20]"),
+     (Estimate(3e-15, 0.4, -1.1, 1.1, 5), "0.0 [-1.1, 1.1]"),
+     (Estimate(-1e-9, 1e-5, -2e-5, 2e-5, 5), "0.0 [-2.0, 2.0] × 10⁻⁵"),
+     (Estimate(2e-5, 5.0, -47.5, 47.5, 2), "2 × 10⁻⁵ (n = 2, no interval)"),
+     (Estimate(math.inf, math.nan, math.nan, math.nan, 5), "inf (n = 5, no interval)"),
      (Estimate(math.nan, math.nan, math.nan, math.nan, 0), "–")],
 )  # fmt: skip
 def test_values_are_shown_without_their_unit(value, text):

@@ -52,6 +52,7 @@ def test_unknown_and_missing_fields_are_told_together():
         (Estimate(15000, 900, 13000, 17000, 3, "samples"), "15000 [13000, 17000] samples"),
         (Estimate(0.5, 0, 0.5, 0.5, 3), "0.5000 [0.5000, 0.5000]"),
         (Estimate(0.5, math.nan, math.nan, math.nan, 1, "%"), "0.5 % (n = 1, no interval)"),
+        (Estimate(-1e-9, 0.1, -0.2, 0.2, 3), "0.00 [-0.20, 0.20]"),
         (Estimate(0.5, math.inf, -math.inf, math.inf, 2), "0.5000 [-inf, inf]"),
     ],
 )

@@ -148,12 +148,12 @@ def shown(value: Cell, form: str = ".4g") -> str:
 
 def _without_unit(estimate: Estimate) -> str:
     """Small numbers by a power of ten; no interval from two seeds, which spans next to everything."""
-    power = math.floor(math.log10(abs(estimate.value))) if estimate.value else 0
-    factor, tail = (1.0, "") if power >= SMALLEST_POWER else (10.0**-power, f" × 10{str(power).translate(RAISED)}")
-    value, low, high = (factor * number for number in (estimate.value, estimate.low, estimate.high))
-    if estimate.n < FEWEST_SEEDS:
-        low = high = math.nan
-    return f"{Estimate(value, factor * estimate.stderr, low, high, estimate.n)}{tail}"
+    low, high = (estimate.low, estimate.high) if estimate.n >= FEWEST_SEEDS else (math.nan, math.nan)
+    sizes = [size for size in (abs(estimate.value), (high - low) / 2) if size and math.isfinite(size)]
+    power = math.floor(math.log10(max(sizes))) if sizes else 0
+    factor, unit = (1.0, "") if power >= SMALLEST_POWER else (10.0**-power, f"× 10{str(power).translate(RAISED)}")
+    value, low, high = (factor * number for number in (estimate.value, low, high))
+    return str(Estimate(value, factor * estimate.stderr, low, high, estimate.n, unit))
 
 
 def _log(value: float) -> float:

@@ -72,7 +72,7 @@ class Estimate(Result):
         if math.isnan(self.low) or math.isnan(self.high):
             return f"{self.value:.4g}{unit} (n = {self.n}, no interval)"
         digits = _decimals((self.high - self.low) / 2)
-        return f"{self.value:.{digits}f} [{self.low:.{digits}f}, {self.high:.{digits}f}]{unit}"
+        return f"{self.value:z.{digits}f} [{self.low:z.{digits}f}, {self.high:z.{digits}f}]{unit}"
 
 
 def _decimals(half_width: float) -> int:
