@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from largebatch.cli._output import print_json
-from largebatch.processes import warm_up
+from largebatch.processes import stop_together, warm_up
 
 if TYPE_CHECKING:
     from largebatch.study import Study, StudyResult
@@ -101,9 +101,14 @@ def run_study(command: StudyCommand, words: list[str]) -> int:
             called = f"largebatch {shlex.join(words)}"
             return study.run_study(one, where, runs=command.runs, executor=executor, workers=workers, command=called)
 
-        if command.tune == "lr":
-            design = study.tune_rates(design, lambda grid: run(grid, folder / "rates"))
-        found = run(design, folder)
+        try:
+            with stop_together():
+                if command.tune == "lr":
+                    design = study.tune_rates(design, lambda grid: run(grid, folder / "rates"))
+                found = run(design, folder)
+        except (KeyboardInterrupt, SystemExit):
+            sys.stderr.write("stopping after the updates at hand; the same command goes on from there\n")
+            raise
     return _tell(found, folder, json=command.json, report=not command.no_report)
 
 

@@ -15,8 +15,10 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, ProcessPoolExecutor
 from contextlib import contextmanager
 from multiprocessing import forkserver, resource_tracker
+from types import FrameType
+from typing import NoReturn
 
-__all__ = ["Pool", "local_pool", "warm_up"]
+__all__ = ["Pool", "local_pool", "stop_together", "warm_up"]
 
 Pool = Callable[[], Executor]
 """Makes an executor, and makes another one when a killed worker has broken it."""
@@ -57,6 +59,35 @@ def local_pool(workers: int, imports: str) -> Pool:
     """
     context = multiprocessing.get_context("forkserver" if warm_up(imports) else "spawn")
     return lambda: ProcessPoolExecutor(workers, context, initializer=_begin, initargs=(dict(os.environ),))
+
+
+@contextmanager
+def stop_together() -> Iterator[None]:
+    """Ctrl-C and SIGTERM, by which schedulers stop a job, are passed on to the workers, and raised here.
+
+    A worker that trains ends after its update, with a checkpoint. For commands: all child processes are told. Nothing is
+    changed where another than the main thread asks.
+
+    Raises:
+        KeyboardInterrupt: Ctrl-C.
+        SystemExit: SIGTERM; its code is 143.
+    """
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(number: int, _: FrameType | None) -> NoReturn:
+        for child in multiprocessing.active_children():
+            child.terminate()
+        raise KeyboardInterrupt if number == signal.SIGINT else SystemExit(128 + number)
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 @contextmanager
