@@ -8,14 +8,10 @@ Add --seeds, --dry-run, --workers; an interrupted study goes on. docs/results/op
 """
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
-from torch import nn
-
-from largebatch import tasks
-from largebatch.core import Task
-from largebatch.recipe import Recipe
-from largebatch.study import Study, Subject, open_question
+from largebatch.study import Contrast, Study, Subject, open_question
 
 SAMPLES = 10_000
 SMALL, LARGE = 64, 1000
@@ -30,31 +26,19 @@ def f1_10k() -> Study:
 
 
 def f1_60k() -> Study:
-    """Keskar's F1 on all 60,000 samples: batches 256 and 6,000 for 20 epochs, 60,000 for 100 updates."""
-    subject = Subject("fashion-mnist/f1")
-    study = open_question(subject, small=256, large=6000, whole_updates=100, quick=True, duration="20ep")
+    """Keskar's F1 on all 60,000 samples, 20 epochs: batches 256, 6,000 and 60,000, the last with an update an epoch."""
+    design = partial(open_question, Subject("fashion-mnist/f1"), small=256, large=6000, duration="20ep")
+    study = design(quick=True).without(", updates")
+    (descent,) = (cell for cell in design().cells if cell.name == "sgd whole kept")
+    asked = Contrast("gradient descent", "what does no noise at all cost?", "sgd small", descent.name)
     return replace(
-        study.without("sgd large kept, updates", "sgd large scaled gradual, updates"), name="open-question-f1-60k"
-    )
+        study, name="open-question-f1-60k", cells=(*study.cells, replace(descent, measures=())),
+        contrasts=(*study.contrasts, asked), notes=study.notes[:-1],
+    )  # fmt: skip
 
 
 def conv_10k() -> Study:
-    """A small convolutional network on 10,000 samples."""
-    subject = Subject(f"{Path(__file__).resolve()}:small_conv", samples=SAMPLES)
+    """The small convolutional network of small_conv.py on 10,000 samples."""
+    subject = Subject(f"{Path(__file__).resolve().with_name('small_conv.py')}:task", samples=SAMPLES)
     study = open_question(subject, small=SMALL, large=LARGE, whole_updates=WHOLE_UPDATES, quick=True, duration="20ep")
     return replace(study.without("large kept, updates", "large scaled gradual, updates"), name="open-question-conv-10k")
-
-
-def small_conv() -> Task:
-    """Two convolutions of 16 and 32 channels at stride 2, each with batch norm, and a linear map: 20,586 parameters."""
-    images = tasks.get("fashion-mnist/c1")
-    recipe = Recipe(64, lr=0.05, duration="20ep")
-    return replace(images, name="fashion-mnist/small-conv", model=_network, recipe=recipe)
-
-
-def _network() -> nn.Module:
-    return nn.Sequential(
-        nn.Conv2d(1, 16, 3, stride=2, padding=1), nn.BatchNorm2d(16), nn.ReLU(),
-        nn.Conv2d(16, 32, 3, stride=2, padding=1), nn.BatchNorm2d(32), nn.ReLU(),
-        nn.Flatten(), nn.Linear(32 * 49, 10),
-    )  # fmt: skip

@@ -135,6 +135,17 @@ def test_the_share_of_a_gap_is_that_of_its_means_and_none_without_a_gap():
     assert "no gap here" in row.sentence
 
 
+@pytest.mark.parametrize("metric", ["test_accuracy", "test_loss"])
+def test_where_the_large_batch_is_the_better_one_there_is_no_gap_to_close(metric):
+    half = [(a + b) / 2 + 0.01 * i for i, (a, b) in enumerate(zip(SMALL, LARGE, strict=True))]
+    contrast = Contrast("share", "?", "half", "large", "small", "share", metric=metric, primary=True)
+    row = judged({"small": LARGE, "large": SMALL, "half": half}, contrast).contrast("share")
+    assert row.verdict == "no gap"
+    assert math.isnan(row.estimate.value)
+    assert row.seeds_needed is None
+    assert f"large is better than small by {'1.96' if metric == 'test_accuracy' else '0.0196'}" in row.sentence
+
+
 def test_as_good_as_needs_its_margin():
     contrast = Contrast("as good", "?", "large", "small", kind="non-inferiority", margin=0.5, primary=True)
     near = [value - 0.1 + 0.05 * (-1) ** i for i, value in enumerate(SMALL)]

@@ -129,6 +129,10 @@ def _share(contrast: Contrast, values: Values) -> Judgement | None:
     if math.isnan(found.value):
         text = f"no gap here: {contrast.base} − {contrast.b} is {gap}, so there is no share for {contrast.a} to close"
         return Judgement(found, math.nan, "no gap", text, seeds_to_settle(whole))
+    if (gain := _gain(contrast, gap)) is not None:
+        nothing = Estimate(math.nan, math.nan, math.nan, math.nan, found.n, note="no gap")
+        text = f"no gap here: {contrast.b} is better than {contrast.base} by {gain}, so {contrast.a} has none to close"
+        return Judgement(nothing, math.nan, "no gap", text)
     share = f"{100 * found.value:.0f} % [{100 * found.low:.0f}, {100 * found.high:.0f}]"
     text = f"{contrast.a} closes {share} of the gap of {gap} from {contrast.b} to {contrast.base}"
     p = paired_p_value(a, b)
@@ -136,6 +140,13 @@ def _share(contrast: Contrast, values: Values) -> Judgement | None:
         verdict = "closes some of it" if found.low > 0 else "widens it"
         return Judgement(found, p, verdict, text if found.low > 0 else f"{text}: it widens it")
     return Judgement(found, p, "not told apart from none", f"{text}, not told apart from none", seeds_to_settle(part))
+
+
+def _gain(contrast: Contrast, gap: Estimate) -> Estimate | None:
+    """By how much the cell that is to be behind is ahead; None where it is not, or where ahead means nothing."""
+    if contrast.metric.endswith("accuracy"):
+        return negative(gap) if gap.high < 0 else None
+    return gap if contrast.metric.endswith("loss") and gap.low > 0 else None
 
 
 def _correlation(contrast: Contrast, values: Values) -> Judgement | None:

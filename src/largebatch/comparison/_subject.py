@@ -58,9 +58,21 @@ class Subject(Result):
 
     @property
     def label(self) -> str:
-        """For reading."""
+        """As it was asked for; needs no data."""
+        return self._described(self.task)
+
+    @property
+    def title(self) -> str:
+        """For reading: as its author calls it.
+
+        Raises:
+            ValueError, FileNotFoundError: as `load`.
+        """
+        return self._described(_found(self.task).name)
+
+    def _described(self, name: str) -> str:
         part = "" if self.samples is None else f", {self.samples} samples"
-        return f"{self.task}{part}{', softmax regression' if self.network == 'softmax' else ''}"
+        return f"{name}{part}{', softmax regression' if self.network == 'softmax' else ''}"
 
 
 @lru_cache(maxsize=8)

@@ -69,7 +69,7 @@ class Collector:
         )
         seconds = sum({row.digest: row.seconds for row in runs}.values()) + sum(row.seconds for row in measures)
         tables = StudyResult(
-            name=study.name, question=study.question, task=study.subject.label, seeds=study.seeds, complete=complete,
+            name=study.name, question=study.question, task=study.subject.title, seeds=study.seeds, complete=complete,
             answer=(), cells=tuple(self._cell_row(cell) for cell in study.cells), contrasts=(), runs=tuple(runs),
             measurements=tuple(measures), looks=tuple(looks), **pictures, notes=study.notes, command=self._command,
             versions=versions(), seconds=seconds, references=study.references, published=study.published,
@@ -110,7 +110,7 @@ class Collector:
         while last.then is not None:
             last = last.then.recipe
         return CellRow(
-            name=cell.name, about=cell.about, task=subject.label, group=cell.group, reference=cell.reference,
+            name=cell.name, about=cell.about, task=subject.title, group=cell.group, reference=cell.reference,
             global_batch_size=last.global_batch_size, optimizer=recipe.optimizer, lr=recipe.lr, warmup=str(recipe.warmup),
             ghost_batch_size=recipe.ghost_batch_size, updates=total_updates(recipe, size),
             samples=Timeline(recipe, size).total_samples, gradient_cost=gradient_cost(recipe, size), recipe=recipe.to_json(),

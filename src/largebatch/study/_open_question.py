@@ -104,7 +104,8 @@ class _Grid:
         self.notes = (
             f"SGD: rate {sgd.lr:g} at batch {sgd.global_batch_size}, {sgd.schedule}, ghosts of {ghost}; Adam: Keskar's "
             "protocol, rate 1e-3, constant, statistics of the whole batch; no rate is tuned (--tune lr does)",
-            f"whole data set at equal updates: at most {whole_updates} updates; softmax: {CONVEX_RATE:g} × the rate",
+            f"softmax: {CONVEX_RATE:g} × the rate",
+            f"whole data set at equal updates: at most {whole_updates} updates",
         )
 
     def at(
