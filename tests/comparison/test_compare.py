@@ -95,6 +95,8 @@ def test_a_share_below_zero_widens_the_gap():
     contrast = Contrast("share", "?", "wider", "large", "small", "share", primary=True)
     row = judged({"small": SMALL, "large": LARGE, "wider": wider}, contrast).contrast("share")
     assert row.verdict == "widens it"
+    assert "wider widens the gap of 1.96 [" in row.sentence
+    assert f"from large to small by {-100 * row.estimate.value:.0f} % [" in row.sentence
     assert row.estimate.high < 0
     assert row.shown.value == pytest.approx(100 * row.estimate.value)
     assert row.shown.unit == "% of the gap"

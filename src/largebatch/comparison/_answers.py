@@ -9,8 +9,7 @@ from collections.abc import Sequence
 from largebatch.comparison._correlate import FEW_CELLS
 from largebatch.comparison._findings import ContrastRow, StudyResult
 from largebatch.comparison._names import measure_name
-from largebatch.comparison._values import excludes, negative
-from largebatch.results import Estimate
+from largebatch.comparison._values import excludes, negative, per_cent
 
 __all__ = ["TOO_FEW", "contrast_sentences", "open_question_answer"]
 
@@ -94,17 +93,13 @@ def _share(row: ContrastRow | None, subject: str) -> str:
     share = row.estimate
     if row.verdict == "no gap":
         return f"{subject}: no gap here to close."
-    told = _per_cent(share)
+    told = per_cent(share)
     if not excludes(share, 0.0):
         return f"{subject} closes {told} of the gap, not told apart from none{_needed(row)}."
     if share.high < 0:
-        return f"{subject} widens the gap, by {_per_cent(negative(share))} of it{_doubt(row)}."
+        return f"{subject} widens the gap, by {per_cent(negative(share))} of it{_doubt(row)}."
     rest = "not all of it" if share.high < 1 else "more than all of it" if share.low > 1 else "perhaps all of it"
     return f"{subject} closes {told} of the gap, {rest}{_doubt(row)}."
-
-
-def _per_cent(share: Estimate) -> str:
-    return f"{100 * share.value:.0f} % [{100 * share.low:.0f}, {100 * share.high:.0f}]"
 
 
 def _as_good(row: ContrastRow | None) -> str:

@@ -16,7 +16,7 @@ from largebatch.comparison._correlate import FEW_CELLS, FEWEST_CELLS, correlatio
 from largebatch.comparison._design import Contrast, Study
 from largebatch.comparison._findings import ContrastRow, StudyResult
 from largebatch.comparison._names import measure_name
-from largebatch.comparison._values import Values, estimated, excludes, negative, paired, values_of, varies
+from largebatch.comparison._values import Values, estimated, excludes, negative, paired, per_cent, values_of, varies
 from largebatch.results import (
     FEWEST_SEEDS,
     Estimate,
@@ -133,13 +133,15 @@ def _share(contrast: Contrast, values: Values) -> Judgement | None:
         nothing = Estimate(math.nan, math.nan, math.nan, math.nan, found.n, note="no gap")
         text = f"no gap here: {contrast.b} is better than {contrast.base} by {gain}, so {contrast.a} has none to close"
         return Judgement(nothing, math.nan, "no gap", text)
-    share = f"{100 * found.value:.0f} % [{100 * found.low:.0f}, {100 * found.high:.0f}]"
-    text = f"{contrast.a} closes {share} of the gap of {gap} from {contrast.b} to {contrast.base}"
-    p = paired_p_value(a, b)
-    if excludes(found, 0.0):
-        verdict = "closes some of it" if found.low > 0 else "widens it"
-        return Judgement(found, p, verdict, text if found.low > 0 else f"{text}: it widens it")
-    return Judgement(found, p, "not told apart from none", f"{text}, not told apart from none", seeds_to_settle(part))
+    p, of_gap = paired_p_value(a, b), f"the gap of {gap} from {contrast.b} to {contrast.base}"
+    closes = f"{contrast.a} closes {per_cent(found)} of {of_gap}"
+    if not excludes(found, 0.0):
+        return Judgement(
+            found, p, "not told apart from none", f"{closes}, not told apart from none", seeds_to_settle(part)
+        )
+    if found.low > 0:
+        return Judgement(found, p, "closes some of it", closes)
+    return Judgement(found, p, "widens it", f"{contrast.a} widens {of_gap} by {per_cent(negative(found))} of it")
 
 
 def _gain(contrast: Contrast, gap: Estimate) -> Estimate | None:

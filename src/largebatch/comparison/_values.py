@@ -7,7 +7,7 @@ from dataclasses import replace
 from largebatch.comparison._findings import CellRow, LookRow, StudyResult
 from largebatch.results import FEWEST_SEEDS, Estimate, mean_interval, paired_difference
 
-__all__ = ["Values", "estimated", "excludes", "negative", "paired", "unit_of", "values_of", "varies"]
+__all__ = ["Values", "estimated", "excludes", "negative", "paired", "per_cent", "unit_of", "values_of", "varies"]
 
 EARLY_EPOCH = 1.0
 ROUNDING = 1e-9  # of float64 in per cent of some hundred samples, and more
@@ -71,6 +71,11 @@ def varies(estimate: Estimate) -> bool:
 def negative(estimate: Estimate) -> Estimate:
     """Of b − a, from that of a − b."""
     return replace(estimate, value=-estimate.value, low=-estimate.high, high=-estimate.low)
+
+
+def per_cent(share: Estimate) -> str:
+    """A share, for reading."""
+    return f"{100 * share.value:.0f} % [{100 * share.low:.0f}, {100 * share.high:.0f}]"
 
 
 def unit_of(metric: str) -> str:
