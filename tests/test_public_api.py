@@ -62,7 +62,7 @@ SURFACE = {
     "culprits": "CULPRITS CheckResult Clip Epoch Evidence Finding FirstStep MicroBatch Parameter Step Update judge reduced",
     "landscape": "LinearRule Path Plane linear_rule path plane",
     "optimizers": "LAMB LARS SAM Proximal RecipeScheduler build_optimizer build_scheduler load_moments",
-    "processes": "Pool local_pool warm_up",
+    "processes": "Pool local_pool stop_together warm_up",
     "recording": "Enough Recorder lightning_watched",
     "replay": "Coordinates ExampleLoss ModelLoss Pass Reference SampleLog StepLoss begin_pass is_sharded listen "
     "reference replaced replay tensors_in unwrapped",
