@@ -1,15 +1,17 @@
 """Workers are ready early, have one thread and the caller's environment, and are replaced where one is killed."""
 
 import os
+import signal
 import subprocess
 import sys
+import time
 from concurrent.futures.process import BrokenProcessPool
 
 import numpy as np
 import pytest
 import torch
 
-from largebatch.processes import local_pool
+from largebatch.processes import local_pool, stop_together
 
 
 def threads_and_variable(name):
@@ -83,6 +85,20 @@ def test_workers_are_new_processes_where_the_servers_socket_has_no_place(tmp_pat
 def test_what_the_server_imports_leaves_the_gpu_to_its_forks():
     code = "import sys, torch, largebatch.study; sys.exit(torch.cuda.is_initialized())"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize(("number", "raised"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, SystemExit)])
+def test_a_signal_stops_the_workers_and_is_raised(pool, number, raised):
+    before = signal.getsignal(number)
+    with pool() as executor:
+        working = executor.submit(time.sleep, 60)
+        while not working.running():
+            time.sleep(0.01)
+        with pytest.raises(raised) as stop, stop_together():
+            signal.raise_signal(number)
+    assert raised is KeyboardInterrupt or stop.value.code == 143
+    assert signal.getsignal(number) is before
+    assert isinstance(working.exception(timeout=30), BrokenProcessPool)  # it was not training, so it ended at once
 
 
 def draws():
