@@ -279,6 +279,7 @@ def test_kill_9_of_study_and_workers_loses_nothing(tmp_path, task, here):
     assert left[0] == left[1]
 
 
+@pytest.mark.slow
 def test_a_study_that_is_stopped_waits_for_the_updates_at_hand_alone(tmp_path, task):
     """Only the study gets the signal, as from a scheduler; each of its runs would take seconds."""
     process = start(tmp_path, task, SLOW_SECONDS="0.05")
