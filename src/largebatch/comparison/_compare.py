@@ -130,9 +130,8 @@ def _share(contrast: Contrast, values: Values) -> Judgement | None:
         text = f"no gap here: {contrast.base} − {contrast.b} is {gap}, so there is no share for {contrast.a} to close"
         return Judgement(found, math.nan, "no gap", text, seeds_to_settle(whole))
     if (gain := _gain(contrast, gap)) is not None:
-        nothing = Estimate(math.nan, math.nan, math.nan, math.nan, found.n, note="no gap")
         text = f"no gap here: {contrast.b} is better than {contrast.base} by {gain}, so {contrast.a} has none to close"
-        return Judgement(nothing, math.nan, "no gap", text)
+        return Judgement(_untold(found.n, "no gap"), math.nan, "no gap", text)
     p, of_gap = paired_p_value(a, b), f"the gap of {gap} from {contrast.b} to {contrast.base}"
     closes = f"{contrast.a} closes {per_cent(found)} of {of_gap}"
     if not excludes(found, 0.0):
@@ -190,7 +189,7 @@ def _break(contrast: Contrast, values: Values) -> Judgement | None:
     found = [bend for bend in bends if bend is not None]
     if len(found) < FEWEST_SEEDS:
         lost = f"what it loses there against {cells[0]} is {'' if falls else 'not told apart from 0: '}{_noted(fall)}"
-        nothing = Estimate(math.nan, math.nan, math.nan, math.nan, len(columns[0]), note="no break")
+        nothing = _untold(len(columns[0]), "no break")
         return Judgement(nothing, p, "no break", f"no break of {about} up to {cells[-1]}; {lost}{told_left}")
     log = mean_interval(found)
     value, low, high = (2.0**v for v in (log.value, log.low, log.high))
@@ -210,7 +209,11 @@ def _nothing(contrast: Contrast, values: Values) -> Judgement:
     n = len(columns[0])
     value = fmean(_minus(*columns)) if n and len(columns) == 2 and contrast.kind == "difference" else math.nan
     told = f"{n} of at least {FEWEST_SEEDS} seeds have finished in all its cells"
-    return Judgement(Estimate(value, math.nan, math.nan, math.nan, n, note=told), math.nan, "too few runs", told)
+    return Judgement(replace(_untold(n, told), value=value), math.nan, "too few runs", told)
+
+
+def _untold(n: int, note: str) -> Estimate:
+    return Estimate(math.nan, math.nan, math.nan, math.nan, n, note=note)
 
 
 _KINDS: dict[str, Callable[[Contrast, Values], Judgement | None]] = {

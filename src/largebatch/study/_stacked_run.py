@@ -86,9 +86,8 @@ def train_stack(
         for folder in sorted(folders):  # in one order, so that two studies never wait for each other
             held.enter_context(RunFolder(Path(folder)).lock())
         runs = [(seed, RunFolder(Path(path)), look) for seed, path, look in zip(seeds, folders, looks, strict=True)]
-        missing = [
-            run for run in runs if run[1].read("result.json") is None
-        ]  # another study may have made some until now
+        # another study may have made some until now
+        missing = [run for run in runs if run[1].read("result.json") is None]
         if missing:
             execution, data = train.Execution(device="cpu"), train.data_digests(task)
             models = [train.prepare(task, recipe, execution, seed=seed)[0] for seed, _, _ in missing]
